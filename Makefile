@@ -1,0 +1,50 @@
+# The commands of this project. All of them need Python >= 3.11 (with venv) and make, nothing else, and work as root
+# and as an ordinary user; `make test-system` alone also needs what it lists.
+.PHONY: run test check test-system lock format
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# Always `python -m`: the scripts in .venv/bin have a first line that a long path makes unusable.
+VENV = .venv/bin/python
+PIP = $(VENV) -m pip install --quiet --disable-pip-version-check --require-hashes
+
+run: .venv/for-run
+	@exec $(VENV) -m project
+
+test: .venv/for-test
+	$(VENV) -m pytest
+
+check: .venv/for-test
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+	$(VENV) -m mypy
+	$(VENV) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	$(VENV) -m pytest project/tests/test_migrations.py
+
+# Needs from the system's packages: nothing yet. Tests that need such tools carry the mark `system`.
+test-system: .venv/for-test
+	$(VENV) -m pytest -m system || test $$? -eq 5
+
+format: .venv/for-test
+	$(VENV) -m ruff check --fix .
+	$(VENV) -m ruff format .
+
+# Pins what requirements*.in ask for, with hashes, for every platform. uv comes into an environment of its own.
+lock: .venv/for-run
+	$(VENV) -m pip install --quiet uv
+	for name in requirements requirements-test; do \
+		$(VENV) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
+			--no-emit-find-links --custom-compile-command "make lock" $$name.in --output-file $$name.txt; done
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "claim_process needs Python >= 3.11 with venv" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/for-run: requirements.txt | .venv/bin/python
+	$(PIP) --requirement requirements.txt
+	@touch $@
+
+.venv/for-test: requirements-test.txt | .venv/bin/python
+	$(PIP) --requirement requirements-test.txt
+	@touch $@

@@ -1,0 +1,5 @@
+"""`python -m project`: see `cli`."""
+
+from project.cli import app
+
+app()

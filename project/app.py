@@ -1,0 +1,133 @@
+"""The web application: what it is made of and in which order. Called by `web` (uvicorn's factory) and by tests.
+
+create_app() builds everything and starts nothing; the lifespan starts the ledger and, at the end, drains it.
+"""
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.exceptions import HTTPException
+
+from project import cache, db, settings
+from project.claims import routes as claims
+from project.claims.ledger import Ledger
+from project.docs_pages import add_docs
+from project.errors import Problem
+from project.health import router as health
+from project.providers import routes as providers
+from project.providers.limiter import Limiter
+from project.providers.ranking import Ranking
+from project.telemetry import logs, metrics
+from project.telemetry.http import RequestTelemetry
+from project.telemetry.logs import where
+from project.wire import problem_response
+
+_log = structlog.get_logger("app")
+
+
+def create_app(using: settings.Settings | None = None) -> FastAPI:
+    """The whole service of one web process, from `using` or else from the environment."""
+    chosen = using or settings.load()
+    logs.configure(chosen.logging)
+    url = db.database_url(chosen.storage)
+    engine = db.create_engine(url, chosen.storage.database_pool_size)
+    redis = cache.create_client(cache.redis_url(chosen.storage))
+    ledger = Ledger(
+        lambda: db.connect(url),
+        queue_lines=chosen.intake.intake_queue_lines,
+        retention_s=chosen.intake.idempotency_retention,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        gc.enable()
+        gc.freeze()  # what the start has made stays; the collector need not look at it again
+        metrics.POOL_SIZE.set(chosen.storage.database_pool_size)
+        ledger.start()
+        yield
+        await ledger.close()
+        await engine.dispose()
+        await redis.aclose()
+        _log.info("stopped")
+
+    app = FastAPI(
+        title=chosen.logging.app_name,
+        summary="Takes in claims, computes their net fees and ranks providers by them.",
+        version="0.1.0",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    _count_pool_use(engine)
+    handlers = claims.ClaimRoutes(ledger, engine, chosen.intake, chosen.server.body_timeout_s)
+    app.include_router(claims.router(handlers))
+    app.include_router(providers.router(Ranking(engine, redis), Limiter(redis, chosen.ranking.rate)))
+    app.include_router(health(engine))
+    add_docs(app)
+    _answer_errors(app)
+    app.add_middleware(RequestTelemetry)
+    return app
+
+
+def _count_pool_use(engine: AsyncEngine) -> None:
+    event.listen(engine.sync_engine, "checkout", lambda *_: metrics.POOL_IN_USE.inc())
+    event.listen(engine.sync_engine, "checkin", lambda *_: metrics.POOL_IN_USE.dec())
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """Every error leaves as problem+json."""
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(RequestValidationError, _bad_query)
+    for kind in (*db.AWAY, DBAPIError):
+        app.add_exception_handler(kind, _database_error)
+
+
+async def _problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return problem_response(error)
+
+
+async def _http_exception(_: Request, error: Exception) -> Response:
+    """404 and 405 of the router, with its headers (Allow)."""
+    assert isinstance(error, HTTPException)
+    return problem_response(Problem(error.status_code, HTTPStatus(error.status_code).phrase, headers=error.headers))
+
+
+async def _bad_query(_: Request, error: Exception) -> Response:
+    """What is wrong with the query or path, without the value that was sent."""
+    assert isinstance(error, RequestValidationError)
+    faults = [
+        {"line": None, "field": _parameter(fault["loc"]), "rule": fault["type"], "detail": fault["msg"]}
+        for fault in error.errors()
+    ]
+    return problem_response(Problem(422, "Bad query", kind="/problems/bad-query", errors=faults))
+
+
+def _parameter(location: tuple[Any, ...]) -> str:
+    return str(location[-1])
+
+
+async def _database_error(_: Request, error: Exception) -> Response:
+    """A read that the database did not answer: try again. Anything else about it is a defect, and a 500."""
+    if isinstance(error, DBAPIError) and not db.is_away(error):
+        raise error
+    _log.warning("database_away", error=where(error))
+    return problem_response(
+        Problem(
+            503,
+            "Database away",
+            "the database cannot be reached",
+            kind="/problems/database-away",
+            headers={"Retry-After": "2"},
+        )
+    )

@@ -1,0 +1,33 @@
+"""Redis: the client that the process shares, and where it is.
+
+Called by `app` at start. Redis holds nothing that cannot be made again: the ranking for a second and the
+limiter's counters for a minute.
+"""
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from project.engines.places import Places
+from project.settings import StorageSettings
+
+# A dashboard waits for neither connect nor answer longer than this before Postgres answers instead.
+TIMEOUT_S = 0.5
+
+
+def redis_url(storage: StorageSettings) -> str:
+    """REDIS_URL, or without it the embedded Valkey of DATA_DIR, running or not."""
+    return storage.redis_url or Places(storage.data_dir).redis_url
+
+
+def create_client(url: str) -> Redis:
+    """A client whose pool makes callers wait for a free connection instead of failing at the hundredth."""
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=32,
+        timeout=TIMEOUT_S,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
+        retry=Retry(NoBackoff(), 1),
+    )
+    return Redis.from_pool(pool)

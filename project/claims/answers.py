@@ -1,0 +1,103 @@
+"""A claim as it leaves the service, built from a parsed claim or from its rows. Called by `routes`."""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Protocol
+from uuid import UUID
+
+from project.claims.models import ClaimEvent
+from project.errors import Problem
+from project.ids import born_at, rfc3339
+
+
+class AnyLine(Protocol):
+    """What a parsed line and a row of claim_line have in common."""
+
+    @property
+    def service_dttm(self) -> datetime: ...
+    @property
+    def submitted_proc(self) -> str: ...
+    @property
+    def quadrant(self) -> str | None: ...
+    @property
+    def group_id(self) -> str: ...
+    @property
+    def subscriber_id(self) -> str: ...
+    @property
+    def provider_npi(self) -> str: ...
+    @property
+    def provider_fees(self) -> Decimal: ...
+    @property
+    def allowed_fees(self) -> Decimal: ...
+    @property
+    def member_co_ins(self) -> Decimal: ...
+    @property
+    def member_co_pay(self) -> Decimal: ...
+    @property
+    def net_fee(self) -> Decimal: ...
+
+
+def claim(claim_id: UUID, claim_number: str | None, net_fee: Decimal, status: str) -> dict[str, Any]:
+    """A claim without its warnings and lines, as GET /claims lists it."""
+    return {
+        "id": str(claim_id),
+        "claim_number": claim_number,
+        "net_fee": net_fee,
+        "status": status,
+        "received_at": rfc3339(born_at(claim_id)),
+    }
+
+
+def lines(of_claim: Iterable[AnyLine]) -> list[dict[str, Any]]:
+    """The lines under their canonical names, in their order, numbered from 1."""
+    return [
+        {
+            "line_no": line_no,
+            "service_dttm": line.service_dttm.isoformat(),
+            "submitted_proc": line.submitted_proc,
+            "quadrant": line.quadrant,
+            "group_id": line.group_id,
+            "subscriber_id": line.subscriber_id,
+            "provider_npi": line.provider_npi,
+            "provider_fees": line.provider_fees,
+            "allowed_fees": line.allowed_fees,
+            "member_co_ins": line.member_co_ins,
+            "member_co_pay": line.member_co_pay,
+            "net_fee": line.net_fee,
+        }
+        for line_no, line in enumerate(of_claim, 1)
+    ]
+
+
+def event(row: ClaimEvent) -> Mapping[str, Any]:
+    """An entry of the claim's history."""
+    return {
+        "seq": row.seq,
+        "type": row.type,
+        "at": rfc3339(row.at),
+        "actor": row.actor,
+        "net_fee": row.amount,
+        "detail": row.detail,
+    }
+
+
+def cursor_after(claim_id: UUID) -> str:
+    """An opaque cursor for what comes after this claim in a listing."""
+    return base64.urlsafe_b64encode(claim_id.bytes).decode().rstrip("=")
+
+
+def claim_before_cursor(cursor: str) -> UUID:
+    """The claim that a cursor was made after; one that this service did not make is a 422 Problem."""
+    try:
+        return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
+    except (binascii.Error, ValueError):
+        fault = {
+            "line": None,
+            "field": "cursor",
+            "rule": "cursor",
+            "detail": "must be a next_cursor of an earlier page",
+        }
+        raise Problem(422, "Bad query", kind="/problems/bad-query", errors=[fault]) from None

@@ -1,0 +1,91 @@
+"""Reads a request's body within its bounds: bytes, time, and what gzip may swell to. Called by `routes`."""
+
+import asyncio
+import zlib
+
+from starlette.requests import ClientDisconnect, Request
+
+from project.errors import Problem
+
+_GZIP = 31  # zlib's word for a gzip wrapper
+
+
+def media_type(request: Request, accepted: dict[str, str]) -> str:
+    """The value in `accepted` of the request's media type; any charset but UTF-8, and any other type, is 415."""
+    essence, _, parameters = request.headers.get("content-type", "").partition(";")
+    kind = accepted.get(essence.strip().lower())
+    charset = next(
+        (value.strip(' "').lower() for name, _, value in map(_split, parameters.split(";")) if name == "charset"),
+        "utf-8",
+    )
+    if kind is None or charset not in ("utf-8", "utf8", "us-ascii"):
+        raise Problem(
+            415,
+            "Unsupported Media Type",
+            f"send {' or '.join(sorted(accepted))}, in UTF-8",
+            headers={"Accept-Post": ", ".join(sorted(accepted))},
+        )
+    return kind
+
+
+def _split(parameter: str) -> tuple[str, str, str]:
+    name, equals, value = parameter.partition("=")
+    return name.strip().lower(), equals, value
+
+
+async def read(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+    """The whole body, unpacked if it came as gzip.
+
+    Raises Problem: 413 past `max_bytes` (before or after unpacking), 408 when it does not arrive within `timeout_s`
+    seconds, 415 for another Content-Encoding, 400 for a broken one.
+    """
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity", "gzip"):
+        raise Problem(
+            415, "Unsupported Media Type", "the only Content-Encoding is gzip", headers={"Accept-Encoding": "gzip"}
+        )
+    declared = request.headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
+        raise _too_large(max_bytes)
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await _collect(request, max_bytes)
+    except TimeoutError:
+        raise Problem(
+            408, "Request Timeout", "the body took too long to arrive", headers={"Connection": "close"}
+        ) from None
+    except ClientDisconnect:
+        raise Problem(400, "Bad Request", "the connection closed before the body ended") from None
+    return _unpacked(body, max_bytes) if encoding == "gzip" else body
+
+
+async def _collect(request: Request, max_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _unpacked(packed: bytes, max_bytes: int) -> bytes:
+    """The content of all gzip members (RFC 1952), never more than `max_bytes` in memory."""
+    content = b""
+    while packed:
+        member = zlib.decompressobj(_GZIP)
+        try:
+            content += member.decompress(packed, max_bytes - len(content) + 1)
+        except zlib.error:
+            raise Problem(400, "Bad Request", "the body is not the gzip that its Content-Encoding says") from None
+        if len(content) > max_bytes:
+            raise _too_large(max_bytes)
+        if not member.eof:
+            raise Problem(400, "Bad Request", "the gzip body ends too early")
+        packed = member.unused_data
+    return content
+
+
+def _too_large(max_bytes: int) -> Problem:
+    return Problem(413, "Content Too Large", f"at most {max_bytes} bytes", headers={"Connection": "close"})

@@ -1,0 +1,78 @@
+"""Reads of claims. Called by `routes`. Every read is of one client's claims; what belongs to others is not found."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from project.claims.models import Claim, ClaimEvent, ClaimLine, ClaimNumber
+from project.ids import first_id_at
+
+
+async def find_claim(engine: AsyncEngine, client: str, claim_id: UUID) -> tuple[Claim, Sequence[ClaimLine]] | None:
+    """A claim with its lines in order, both of one instant; None when the client has no such claim."""
+    async with AsyncSession(engine) as session:
+        await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        claim = (await session.exec(select(Claim).where(Claim.id == claim_id, Claim.client == client))).first()
+        if claim is None:
+            return None
+        in_order = select(ClaimLine).where(ClaimLine.claim_id == claim_id).order_by(col(ClaimLine.line_no))
+        return claim, (await session.exec(in_order)).all()
+
+
+async def find_events(engine: AsyncEngine, client: str, claim_id: UUID) -> Sequence[ClaimEvent]:
+    """A claim's history, oldest first, also after its reversal; empty when the client has no such claim."""
+    of_claim = select(ClaimEvent).where(ClaimEvent.claim_id == claim_id, ClaimEvent.client == client)
+    async with AsyncSession(engine) as session:
+        return (await session.exec(of_claim.order_by(col(ClaimEvent.seq)))).all()
+
+
+async def find_claims(
+    engine: AsyncEngine,
+    client: str,
+    *,
+    limit: int,
+    before: UUID | None,
+    provider_npi: str | None,
+    status: str | None,
+    claim_number: str | None,
+    received_after: datetime | None,
+    received_before: datetime | None,
+) -> Sequence[Claim]:
+    """Up to `limit` claims, newest first, that come after `before` in that order and pass all filters.
+
+    Pages follow the ids, which never change, so a traversal meets each claim that was there at its start once.
+    """
+    wanted: list[ColumnElement[bool]] = [col(Claim.client) == client]
+    if before is not None:
+        wanted.append(col(Claim.id) < before)
+    if received_after is not None:
+        wanted.append(col(Claim.id) >= first_id_at(received_after))
+    if received_before is not None:
+        wanted.append(col(Claim.id) < first_id_at(received_before))
+    if status is not None:
+        wanted.append(col(Claim.status) == status)
+    if claim_number is not None:
+        wanted.append(col(Claim.id).in_(_holder_of(client, claim_number)))
+    page = select(Claim).where(*wanted).order_by(col(Claim.id).desc()).limit(limit)
+    if provider_npi is not None:
+        page = page.join(billed := _billed_by(provider_npi, before), col(Claim.id) == billed.c.claim_id)
+    async with AsyncSession(engine) as session:
+        return (await session.exec(page)).all()
+
+
+def _holder_of(client: str, claim_number: str) -> Select[Any]:
+    return select(ClaimNumber.claim_id).where(ClaimNumber.claim_number == claim_number, ClaimNumber.client == client)
+
+
+def _billed_by(provider_npi: str, before: UUID | None) -> Any:
+    """Claims with a line of this provider, newest first, straight from the index on (provider_npi, claim_id)."""
+    lines = select(ClaimLine.claim_id).where(ClaimLine.provider_npi == provider_npi)
+    if before is not None:
+        lines = lines.where(col(ClaimLine.claim_id) < before)
+    return lines.distinct().order_by(col(ClaimLine.claim_id).desc()).subquery()

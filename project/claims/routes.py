@@ -1,0 +1,225 @@
+"""POST /claims and the reads of claims. Made by `app`; one way from here: intake (pure) -> ledger -> answer."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from project import wire
+from project.claims import answers, body, intake, queries, schemas
+from project.claims.batch import Accepted, Busy, KeyReused, NewClaim, NumberTaken, Outcome, Replayed
+from project.claims.intake import Refused, Unreadable
+from project.claims.ledger import Ledger
+from project.claims.lines import ParsedClaim
+from project.errors import Problem
+from project.ids import new_id
+from project.openapi import problems
+from project.security import client_of
+from project.settings import IntakeSettings
+from project.telemetry import metrics
+
+MEDIA = {"application/json": "json", "text/csv": "csv"}
+# Parsing more than this takes long enough to hold up the other requests of the process.
+PARSE_IN_THREAD_BYTES = 128 * 1024
+
+_QUOTED_KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"\Z')
+_BARE_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\Z")
+
+
+class ClaimRoutes:
+    """What the claims' routes need, and how they answer. `body_timeout_s`: seconds for a body to arrive."""
+
+    def __init__(self, ledger: Ledger, engine: AsyncEngine, settings: IntakeSettings, body_timeout_s: float) -> None:
+        self._ledger = ledger
+        self._engine = engine
+        self._settings = settings
+        self._body_timeout_s = body_timeout_s
+
+    async def post_claim(self, request: Request) -> Response:
+        """Takes in one claim."""
+        kind = body.media_type(request, MEDIA)
+        key = idempotency_key(request)
+        content = await body.read(request, self._settings.max_body_bytes, self._body_timeout_s)
+        parsed = await self._parsed(kind, content)
+        claim = NewClaim(
+            id=new_id(),
+            client=client_of(request),
+            content=parsed,
+            key=key,
+            fingerprint=b"" if key is None else sha256(kind.encode() + b"\0" + content).digest(),
+        )
+        [outcome] = await self._ledger.submit([claim])
+        return await self._answer(claim, outcome, minimal=prefers_minimal(request))
+
+    async def _parsed(self, kind: str, content: bytes) -> ParsedClaim:
+        limits = self._settings.max_lines, self._settings.npi_check
+        try:
+            if len(content) > PARSE_IN_THREAD_BYTES:
+                return await asyncio.to_thread(intake.parse, kind, content, *limits)
+            return intake.parse(kind, content, *limits)
+        except Unreadable as unreadable:
+            metrics.CLAIMS_REFUSED.labels("unreadable").inc()
+            raise Problem(400, "Bad Request", str(unreadable), kind="/problems/unreadable") from None
+        except Refused as refused:
+            for rule in {fault.rule for fault in refused.faults}:
+                metrics.CLAIMS_REFUSED.labels(rule).inc()
+            raise Problem(
+                422, "Invalid claim", "nothing was stored", kind="/problems/invalid-claim", errors=refused.faults
+            ) from None
+
+    async def _answer(self, claim: NewClaim, outcome: Outcome, *, minimal: bool) -> Response:
+        match outcome:
+            case Accepted():
+                return _created(claim_answer(claim), claim.content.lines, minimal=minimal)
+            case Replayed(claim_id):
+                return await self._replayed(claim.client, claim_id, minimal=minimal)
+            case KeyReused():
+                raise Problem(
+                    422,
+                    "Idempotency-Key reused",
+                    "this key came with another body before; nothing was stored",
+                    kind="/problems/idempotency-key-reused",
+                )
+            case NumberTaken(claim_id):
+                raise Problem(
+                    409,
+                    "Claim number taken",
+                    "a claim of this number exists; nothing was stored",
+                    kind="/problems/claim-number-taken",
+                    headers={"Location": f"/claims/{claim_id}"},
+                )
+            case Busy():
+                raise Problem(
+                    409,
+                    "Request in progress",
+                    "a request with the same key or number has not finished; nothing was stored",
+                    kind="/problems/in-progress",
+                    headers={"Retry-After": "1"},
+                )
+            case Problem():
+                raise outcome
+
+    async def _replayed(self, client: str, claim_id: UUID, *, minimal: bool) -> Response:
+        metrics.CLAIMS_REPLAYED.inc()
+        found = await queries.find_claim(self._engine, client, claim_id)
+        if found is None:
+            raise Problem(410, "Gone", "the claim that this key made was reversed")
+        claim, lines = found
+        return _created(stored_answer(claim), lines, minimal=minimal, replayed=True)
+
+    async def get_claim(self, request: Request, claim_id: UUID) -> Response:
+        """A claim with its lines."""
+        found = await queries.find_claim(self._engine, client_of(request), claim_id)
+        if found is None:
+            raise _not_found()
+        claim, lines = found
+        return wire.json_response({**stored_answer(claim), "lines": answers.lines(lines)})
+
+    async def get_events(self, request: Request, claim_id: UUID) -> Response:
+        """A claim's history, oldest first."""
+        events = await queries.find_events(self._engine, client_of(request), claim_id)
+        if not events:
+            raise _not_found()
+        return wire.json_response({"items": [answers.event(event) for event in events]})
+
+    async def get_claims(self, request: Request, query: Annotated[schemas.ClaimsQuery, Query()]) -> Response:
+        """Claims, newest first. A traversal by cursor meets each claim that was there at its start once."""
+        found = await queries.find_claims(
+            self._engine,
+            client_of(request),
+            limit=query.limit + 1,  # one more tells whether there is a next page
+            before=None if query.cursor is None else answers.claim_before_cursor(query.cursor),
+            **query.model_dump(exclude={"limit", "cursor"}),
+        )
+        page = found[: query.limit]
+        return wire.json_response(
+            {
+                "items": [answers.claim(row.id, row.claim_number, row.net_fee, row.status) for row in page],
+                "next_cursor": answers.cursor_after(page[-1].id) if len(found) > len(page) else None,
+            }
+        )
+
+
+def router(handlers: ClaimRoutes) -> APIRouter:
+    """The claims' routes over these handlers."""
+    routes = APIRouter(tags=["claims"])
+    routes.add_api_route(
+        "/claims",
+        handlers.post_claim,
+        methods=["POST"],
+        status_code=201,
+        summary="Take in a claim",
+        response_class=Response,
+        openapi_extra=schemas.POST_CLAIMS,
+        responses={
+            201: schemas.CREATED,
+            **problems(400, 408, 409, 410, 413, 415, 503),
+            422: {"model": schemas.InvalidClaim, "description": "All faults of the claim, or a key's second body"},
+        },
+    )
+    for path, handler, model, errors in (
+        ("/claims", handlers.get_claims, schemas.ClaimPage, (422, 503)),
+        ("/claims/{claim_id}", handlers.get_claim, schemas.ClaimAnswer, (404, 422, 503)),
+        ("/claims/{claim_id}/events", handlers.get_events, schemas.EventList, (404, 422, 503)),
+    ):
+        responses: dict[int | str, dict[str, Any]] = {200: {"model": model}, **problems(*errors)}
+        routes.add_api_route(path, handler, methods=["GET"], response_class=Response, responses=responses)
+    return routes
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The Idempotency-Key without its quotes (RFC 8941 strings have them); a malformed one is a 400 Problem."""
+    offered = request.headers.getlist("idempotency-key")
+    if not offered:
+        return None
+    value = offered[0].strip(" \t")
+    quoted = _QUOTED_KEY.match(value)
+    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else value
+    if len(offered) > 1 or not 1 <= len(key) <= 255 or not (quoted or _BARE_KEY.match(value)):
+        raise Problem(400, "Bad Idempotency-Key", "one Idempotency-Key of 1 to 255 printable ASCII characters")
+    return key
+
+
+def prefers_minimal(request: Request) -> bool:
+    """Whether a Prefer header (RFC 7240) asks for `return=minimal`; the first `return` of several counts."""
+    for header in request.headers.getlist("prefer"):
+        for preference in header.split(","):
+            name, _, value = preference.partition(";")[0].partition("=")
+            if name.strip().lower() == "return":
+                return value.strip(' \t"').lower() == "minimal"
+    return False
+
+
+def claim_answer(claim: NewClaim) -> dict[str, Any]:
+    """The answer for a claim that was accepted just now, without its lines."""
+    content = claim.content
+    answer = answers.claim(claim.id, content.claim_number, content.net_fee, "accepted")
+    return {**answer, "warnings": content.warnings}
+
+
+def stored_answer(row: Any) -> dict[str, Any]:
+    """The same for a stored claim."""
+    answer = answers.claim(row.id, row.claim_number, row.net_fee, row.status)
+    return {**answer, "warnings": row.warnings or []}
+
+
+def _created(
+    answer: dict[str, Any], lines: Sequence[answers.AnyLine], *, minimal: bool, replayed: bool = False
+) -> Response:
+    headers = {"Location": f"/claims/{answer['id']}"}
+    if replayed:
+        headers["Idempotent-Replayed"] = "true"
+    if minimal:
+        headers["Preference-Applied"] = "return=minimal"
+    else:
+        answer["lines"] = answers.lines(lines)
+    return wire.json_response(answer, 201, headers)
+
+
+def _not_found() -> Problem:
+    return Problem(404, "Not Found", "there is no such claim")

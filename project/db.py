@@ -1,0 +1,68 @@
+"""The database: one engine for reads, one bare connection for the ledger, and how to tell that it is away.
+
+Called by `app` at start, by `migrations/env.py`, and by the tests. Reads go through SQLAlchemy with the
+SQLModel tables; the ledger speaks asyncpg itself, because its batches are arrays, not objects.
+"""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from project.engines.places import Places
+from project.settings import StorageSettings
+
+# An answer of any kind is due within five seconds; these leave room for the rest of the request.
+CONNECT_TIMEOUT_S = 2.0
+STATEMENT_TIMEOUT_S = 4.0
+POOL_TIMEOUT_S = 2.0
+
+AWAY = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.UndefinedTableError,
+    InterfaceError,
+    OperationalError,
+    PoolTimeoutError,
+)
+"""What is raised when the database cannot be reached, is starting, stopping, full, or not migrated yet."""
+
+
+def database_url(storage: StorageSettings) -> str:
+    """DATABASE_URL, or without it the embedded Postgres of DATA_DIR, running or not."""
+    return storage.database_url or Places(storage.data_dir).postgres_url
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the error speaks of the database's state rather than of the statement."""
+    if isinstance(error, AWAY):
+        return True
+    return isinstance(error, DBAPIError) and isinstance(error.orig and error.orig.__cause__, AWAY)
+
+
+def create_engine(database_url: str, pool_size: int) -> AsyncEngine:
+    """The pool for reads. Its errors hide the parameters, since those can be PHI."""
+    return create_async_engine(
+        make_url(database_url).set(drivername="postgresql+asyncpg"),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT_S,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S},
+    )
+
+
+async def connect(database_url: str) -> Any:
+    """A bare asyncpg connection for the ledger; whoever opens it closes it."""
+    return await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_S, command_timeout=STATEMENT_TIMEOUT_S)

@@ -1,0 +1,57 @@
+"""GET /docs, /redoc and their assets, served by ourselves: the pages work without the internet. Made by `app`."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
+from starlette.staticfiles import StaticFiles
+
+from project.openapi import ProblemBody
+
+# The wheel `fastapi-offline` is taken for the files that it carries; none of its code is run.
+CARRIER = "fastapi_offline"
+ASSETS = "/docs-assets"
+NO_ICON = "data:,"
+
+
+def add_docs(app: FastAPI) -> None:
+    """Adds the pages, and to the document the schema that every error answer refers to."""
+    app.mount(ASSETS, StaticFiles(directory=_asset_folder()), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=f"{app.title}: API",
+            swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{ASSETS}/swagger-ui.css",
+            swagger_favicon_url=NO_ICON,
+        )
+
+    @app.get("/redoc", include_in_schema=False)
+    async def redoc() -> Response:
+        return get_redoc_html(
+            openapi_url="/openapi.json",
+            title=f"{app.title}: API reference",
+            redoc_js_url=f"{ASSETS}/redoc.standalone.js",
+            redoc_favicon_url=NO_ICON,
+            with_google_fonts=False,
+        )
+
+    generate = app.openapi
+
+    def with_problem_schema() -> dict[str, Any]:
+        document = generate()
+        schema = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        document.setdefault("components", {}).setdefault("schemas", {}).setdefault("ProblemBody", schema)
+        return document
+
+    app.openapi = with_problem_schema  # type: ignore[method-assign]
+
+
+def _asset_folder() -> Path:
+    found = find_spec(CARRIER)
+    assert found is not None and found.origin is not None, "fastapi-offline is pinned in requirements.txt"
+    return Path(found.origin).parent / "static"

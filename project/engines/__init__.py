@@ -1,0 +1,1 @@
+"""The embedded default: a private Postgres and Valkey from wheels, and the supervisor of all processes."""

@@ -1,0 +1,1 @@
+"""Providers: the running total of each NPI, and the ranking made of the totals."""

@@ -1,0 +1,52 @@
+"""GET /top-provider, for dashboards: limiter -> cached ranking -> the providers with the highest net fees."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from project import wire
+from project.openapi import problems
+from project.providers.limiter import Limiter
+from project.providers.ranking import DEPTH, Ranking
+from project.security import limiter_identity
+
+
+class TopProviderQuery(BaseModel):
+    """The query of GET /top-provider; another parameter is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(10, ge=1, le=DEPTH, description="how many providers")
+
+
+class ProviderTotal(BaseModel):
+    """A provider with the sum of the net fees of its live lines."""
+
+    provider_npi: str = Field(examples=["1497775530"], pattern="^[0-9]{10}$")
+    net_fee: float = Field(description="USD, two decimals", examples=[116.85], json_schema_extra={"multipleOf": 0.01})
+
+
+def router(ranking: Ranking, limiter: Limiter) -> APIRouter:
+    """The route over a ranking and its limiter."""
+    routes = APIRouter(tags=["providers"])
+
+    @routes.get(
+        "/top-provider",
+        summary="The providers with the highest net fees",
+        response_class=Response,
+        responses={
+            200: {
+                "model": list[ProviderTotal],
+                "description": "highest net fee first, ties by NPI; at most about a second old",
+                "headers": {name: {"schema": {"type": "string"}} for name in ("RateLimit", "RateLimit-Policy")},
+            },
+            **problems(422, 429, 503),
+        },
+    )
+    async def top_provider(request: Request, query: Annotated[TopProviderQuery, Query()]) -> Response:
+        headers = await limiter.admit(limiter_identity(request))
+        best = await ranking.best(query.limit)
+        return wire.json_response([total._asdict() for total in best], headers=headers)
+
+    return routes

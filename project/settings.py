@@ -1,0 +1,145 @@
+"""Every setting of the service, read from the environment (or `.env`) and validated once at start.
+
+Called by `cli` (each command loads them) and passed on from there; nothing else reads the environment.
+Small groups, so that a function asks for the group that it needs. Each setting has a line in `.env.example`.
+"""
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from project.errors import SettingsError
+
+HOUR_S = 3600
+MEBIBYTE = 1024 * 1024
+
+_RATE = re.compile(r"(\d{1,9})/(second|minute|hour)\Z", re.ASCII)
+_WINDOW_S = {"second": 1, "minute": 60, "hour": HOUR_S}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """At most `limit` requests in each window of `window_s` seconds."""
+
+    limit: int
+    window_s: int
+
+
+def parse_rate(text: str) -> Rate:
+    """`N/second`, `N/minute` or `N/hour`, N at least 1; anything else is a ValueError."""
+    found = _RATE.match(text.strip().lower())
+    if not found or int(found[1]) < 1:
+        raise ValueError("must be N/second, N/minute or N/hour, with N at least 1")
+    return Rate(int(found[1]), _WINDOW_S[found[2]])
+
+
+def _checked_rate(text: str) -> str:
+    parse_rate(text)
+    return text
+
+
+def _postgres_url(url: str) -> str:
+    """Both spellings name the same server; asyncpg itself knows only `postgresql://`."""
+    for prefix in ("postgresql+asyncpg://", "postgresql://", "postgres://"):
+        if url.startswith(prefix):
+            return "postgresql://" + url.removeprefix(prefix)
+    raise ValueError("must start with postgresql:// or postgresql+asyncpg://")
+
+
+def _redis_url(url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError("must start with redis://, rediss:// or unix://")
+    return url
+
+
+def _loopback(host: str) -> str:
+    """Until the service has API keys it lets in whoever can connect, so only this machine may."""
+    if host == "localhost":
+        return "127.0.0.1"
+    if not ipaddress.ip_address(host).is_loopback:
+        raise ValueError("must be a loopback address such as 127.0.0.1, because no API key protects the service")
+    return host
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+class _Group(BaseSettings):
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+
+class ServerSettings(_Group):
+    """Where the web processes listen and how many there are."""
+
+    host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    web_workers: int = Field(1, ge=1, le=64)
+    body_timeout_s: float = Field(30.0, gt=0, description="a request body that takes longer is answered 408")
+
+
+class StorageSettings(_Group):
+    """The database, Redis, and the folder of the embedded ones."""
+
+    data_dir: Path = Path("var")
+    database_url: Annotated[str, AfterValidator(_postgres_url)] | None = None
+    redis_url: Annotated[str, AfterValidator(_redis_url)] | None = None
+    database_pool_size: int = Field(8, ge=2, le=100, description="connections of each web process")
+
+
+class IntakeSettings(_Group):
+    """What a claim may look like, and how many may wait for their commit."""
+
+    max_lines: int = Field(10_000, ge=1, le=100_000)
+    max_body_bytes: int = Field(16 * MEBIBYTE, ge=1024)
+    npi_check: Annotated[Literal["off", "warn", "strict"], BeforeValidator(_lower)] = "warn"
+    idempotency_retention: int = Field(24 * HOUR_S, ge=1, description="seconds")
+    intake_queue_lines: int = Field(200_000, ge=1, description="lines that may wait for a commit; past it: 503")
+
+
+class RankingSettings(_Group):
+    """The dashboards' ranking of providers."""
+
+    top_provider_rate_limit: Annotated[str, AfterValidator(_checked_rate)] = "10/minute"
+
+    @cached_property
+    def rate(self) -> Rate:
+        """The limit of GET /top-provider for each client."""
+        return parse_rate(self.top_provider_rate_limit)
+
+
+class LogSettings(_Group):
+    """What is logged and under which name."""
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error", "critical"], BeforeValidator(_lower)] = "info"
+    environment: str = "development"
+    app_name: str = "claim_process"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All groups, validated."""
+
+    server: ServerSettings
+    storage: StorageSettings
+    intake: IntakeSettings
+    ranking: RankingSettings
+    logging: LogSettings
+
+
+def load() -> Settings:
+    """Reads all groups; SettingsError names each variable that is wrong, never its value (a URL holds a password)."""
+    try:
+        return Settings(ServerSettings(), StorageSettings(), IntakeSettings(), RankingSettings(), LogSettings())
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']).upper()} {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        )
+        raise SettingsError(faults) from None

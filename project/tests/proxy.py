@@ -1,0 +1,99 @@
+"""A way to Postgres that can be cut at a chosen message: the connection dies where a test wants it to.
+
+It listens on a socket folder of its own and passes bytes on, so what lies behind it is the real server.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+
+class Proxy:
+    """Cuts the first connection that sends the marked bytes, before or after the server has had them."""
+
+    def __init__(self, folder: str, server_socket: str, url: str) -> None:
+        self.url = url
+        self.cuts = 0
+        self._folder = folder
+        self._server_socket = server_socket
+        self._before: bytes | None = None
+        self._after: bytes | None = None
+        self._refuse = False
+        self._refuse_once_cut = False
+
+    def drop_request(self, marked: bytes) -> None:
+        """The next message with these bytes never arrives."""
+        self._before = marked
+
+    def drop_answer_of(self, marked: bytes, *, and_refuse_connections: bool = False) -> None:
+        """The next message with these bytes arrives and is carried out; its answer is lost."""
+        self._after = marked
+        self._refuse_once_cut = and_refuse_connections
+
+    def refuse_connections(self) -> None:
+        """From now on nobody gets through."""
+        self._refuse = True
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, until a side ends it or it is cut."""
+        if self._refuse:
+            writer.close()
+            return
+        to_server = await asyncio.open_unix_connection(self._server_socket)
+        back = asyncio.create_task(_pass_on(to_server[0], writer))
+        await self._forward(reader, to_server[1], back)
+        for side in (to_server[1], writer):
+            side.close()
+        back.cancel()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await back
+
+    async def _forward(
+        self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, back: asyncio.Task[None]
+    ) -> None:
+        with suppress(ConnectionError):
+            while message := await reader.read(65536):
+                if self._before and self._before in message:
+                    self._before = None
+                    self.cuts += 1
+                    return
+                if self._after and self._after in message:
+                    self._after = None
+                    self.cuts += 1
+                    self._refuse = self._refuse_once_cut
+                    await self._let_server_finish(to_server, message, back)
+                    return
+                to_server.write(message)
+                await to_server.drain()
+
+    @staticmethod
+    async def _let_server_finish(to_server: asyncio.StreamWriter, message: bytes, back: asyncio.Task[None]) -> None:
+        """Sends the message and then Terminate, and waits until the server has closed: then it has carried it out."""
+        back.cancel()
+        with suppress(asyncio.CancelledError):
+            await back
+        to_server.write(message + b"X\x00\x00\x00\x04")
+        await to_server.drain()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while message := await reader.read(65536):
+            writer.write(message)
+            await writer.drain()
+
+
+@asynccontextmanager
+async def proxied(database_url: str) -> AsyncIterator[Proxy]:
+    """A proxy before the database of this URL, which must name a socket folder."""
+    parts = urlsplit(database_url)
+    folder = parse_qs(parts.query)["host"][0]
+    with tempfile.TemporaryDirectory(prefix="cut") as made:
+        url = parts._replace(query=f"host={made}").geturl()
+        proxy = Proxy(made, str(Path(folder) / ".s.PGSQL.5432"), url)
+        server = await asyncio.start_unix_server(proxy.serve, str(Path(made) / ".s.PGSQL.5432"))
+        yield proxy
+        server.close()

@@ -1,0 +1,79 @@
+"""Settings: what is refused, and that a refusal never shows a value."""
+
+from pathlib import Path
+
+import pytest
+
+from project.errors import SettingsError
+from project.settings import Rate, load, parse_rate
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No `.env` of whoever runs the tests."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("PORT", "http"),
+        ("HOST", "0.0.0.0"),
+        ("HOST", "example.org"),
+        ("WEB_WORKERS", "0"),
+        ("DATABASE_URL", "mysql://secret@host/db"),
+        ("REDIS_URL", "http://secret@host"),
+        ("NPI_CHECK", "maybe"),
+        ("LOG_LEVEL", "loud"),
+        ("TOP_PROVIDER_RATE_LIMIT", "10/fortnight"),
+        ("TOP_PROVIDER_RATE_LIMIT", "0/minute"),
+        ("MAX_LINES", "-1"),
+    ],
+)
+def test_a_wrong_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name) as refused:
+        load()
+    assert "secret" not in str(refused.value)
+
+
+def test_every_wrong_setting_of_a_group_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "none")
+    monkeypatch.setenv("WEB_WORKERS", "none")
+    with pytest.raises(SettingsError, match=r"PORT.*WEB_WORKERS"):
+        load()
+
+
+def test_an_empty_variable_counts_as_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "")
+    monkeypatch.setenv("PORT", "")
+    assert load().storage.database_url is None
+    assert load().server.port == 8000
+
+
+def test_both_spellings_of_a_postgres_url_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql+asyncpg://app@/claims?host=/run/pg")
+    assert load().storage.database_url == "postgresql://app@/claims?host=/run/pg"
+
+
+def test_words_are_taken_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOG_LEVEL", "WARNING")
+    monkeypatch.setenv("NPI_CHECK", "Strict")
+    assert (load().logging.log_level, load().intake.npi_check) == ("warning", "strict")
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("10/minute", Rate(10, 60)), ("3/second", Rate(3, 1)), (" 7/Hour ", Rate(7, 3600))]
+)
+def test_rates_name_their_window(text: str, rate: Rate) -> None:
+    assert parse_rate(text) == rate
+
+
+def test_every_setting_has_a_line_in_the_example_file() -> None:
+    example = (Path(__file__).parents[2] / ".env.example").read_text()
+    chosen = load()
+    for group in (chosen.server, chosen.storage, chosen.intake, chosen.ranking, chosen.logging):
+        for name in type(group).model_fields:
+            assert f"#{name.upper()}=" in example, name

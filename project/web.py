@@ -1,0 +1,55 @@
+"""The web processes: `python -m project.web`. Started by the supervisor and by `python -m project web`.
+
+This module imports neither `app` nor anything that imports prometheus_client, which looks for its shared folder when
+it is imported; the folder is made here, before uvicorn loads the application.
+"""
+
+import gc
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from project import settings
+from project.errors import SettingsError
+from project.telemetry import logs
+
+GRACE_S = 30  # how long requests in hand may take after SIGTERM
+# uvicorn takes a worker that is silent for its default of 5 s for dead; a large claim on a busy machine is not.
+WORKER_SILENCE_S = 30
+
+
+def serve(chosen: settings.Settings) -> None:
+    """Serves until SIGTERM or SIGINT, WEB_WORKERS processes on one socket; returns when all requests are answered."""
+    gc.disable()  # importing makes much and drops little: a fifth of the start was spent looking; `app` enables it
+    logs.configure(chosen.logging)
+    _fresh_metrics(chosen.storage.data_dir)
+    uvicorn.run(
+        "project.app:create_app",
+        factory=True,
+        host=chosen.server.host,
+        port=chosen.server.port,
+        workers=chosen.server.web_workers,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # no header may tell who the client is
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_S,
+        timeout_worker_healthcheck=WORKER_SILENCE_S,
+    )
+
+
+def _fresh_metrics(data_dir: Path) -> None:
+    """An empty folder for the values that the processes share; what an earlier run left would be counted again."""
+    folder = Path(os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", str(data_dir.absolute() / "run" / "metrics")))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+if __name__ == "__main__":
+    try:
+        serve(settings.load())
+    except SettingsError as error:
+        sys.exit(f"claim_process: {error}")
