@@ -17,7 +17,7 @@ from typing import Any
 import asyncpg
 
 from project.engines import launch
-from project.engines.places import DATABASE, USER, Places
+from project.engines.places import DATABASE, POSTGRES_SOCKET, USER, Places
 from project.engines.process import Program
 from project.errors import EngineError
 from project.revision import is_migrated
@@ -99,19 +99,18 @@ def program(places: Places, *, careless: bool = False, pass_fds: tuple[int, ...]
 
 
 def forget_dead_server(places: Places) -> None:
-    """Removes a postmaster.pid whose process is gone, a zombie, or some other program: Postgres might believe it.
+    """Removes what a killed server left, if its process is gone, a zombie, or some other program by now.
 
-    Raises EngineError when a server does run in the folder.
+    Postgres itself asks only whether a process of that number exists, and would not start. Raises EngineError when a
+    server does run in the folder.
     """
     pid_file = places.postgres / "postmaster.pid"
-    try:
+    with suppress(FileNotFoundError, ValueError):
         pid = int(pid_file.read_text().split("\n", 1)[0])
-    except (FileNotFoundError, ValueError):
-        pid_file.unlink(missing_ok=True)
-        return
-    if _runs_in(pid, places.postgres):
-        raise EngineError(f"a Postgres (process {pid}) already uses the data folder {places.postgres}")
-    pid_file.unlink(missing_ok=True)
+        if _runs_in(pid, places.postgres):
+            raise EngineError(f"a Postgres (process {pid}) already uses the data folder {places.postgres}")
+    for stale in (pid_file, places.run / POSTGRES_SOCKET, places.run / f"{POSTGRES_SOCKET}.lock"):
+        stale.unlink(missing_ok=True)
 
 
 def _runs_in(pid: int, folder: Path) -> bool:
