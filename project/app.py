@@ -16,9 +16,11 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from project import cache, db, settings
 from project.claims import routes as claims
+from project.claims.columns import shown
 from project.claims.ledger import Ledger
 from project.docs_pages import add_docs
 from project.errors import Problem
@@ -97,24 +99,45 @@ async def _problem(_: Request, error: Exception) -> Response:
     return problem_response(error)
 
 
-async def _http_exception(_: Request, error: Exception) -> Response:
-    """404 and 405 of the router, with its headers (Allow)."""
+async def _http_exception(request: Request, error: Exception) -> Response:
+    """404 and 405 of the router."""
     assert isinstance(error, HTTPException)
-    return problem_response(Problem(error.status_code, HTTPStatus(error.status_code).phrase, headers=error.headers))
+    headers = {"Allow": ", ".join(_methods_of(request))} if error.status_code == 405 else error.headers
+    return problem_response(Problem(error.status_code, HTTPStatus(error.status_code).phrase, headers=headers))
+
+
+def _methods_of(request: Request) -> list[str]:
+    """All methods of a path (RFC 9110, 10.2.1); the router itself names those of the first route it tried."""
+    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    return sorted(
+        method.upper()
+        for path, operations in paths.items()
+        if compile_path(path)[0].match(request.url.path)
+        for method in operations
+    )
 
 
 async def _bad_query(_: Request, error: Exception) -> Response:
-    """What is wrong with the query or path, without the value that was sent."""
+    """What is wrong with the query or path, in words that never repeat the value."""
     assert isinstance(error, RequestValidationError)
     faults = [
-        {"line": None, "field": _parameter(fault["loc"]), "rule": fault["type"], "detail": fault["msg"]}
-        for fault in error.errors()
+        {
+            "line": None,
+            "field": shown(str(fault["loc"][-1]), position),
+            "rule": fault["type"],
+            "detail": _SAFE_DETAIL.get(fault["type"].split("_")[0], fault["msg"]),
+        }
+        for position, fault in enumerate(error.errors(), 1)
     ]
     return problem_response(Problem(422, "Bad query", kind="/problems/bad-query", errors=faults))
 
 
-def _parameter(location: tuple[Any, ...]) -> str:
-    return str(location[-1])
+# pydantic's own words for these quote a character of the value
+_SAFE_DETAIL = {
+    "uuid": "must be a UUID",
+    "datetime": "must be an RFC 3339 date-time with an offset",
+    "timezone": "must be an RFC 3339 date-time with an offset",
+}
 
 
 async def _database_error(_: Request, error: Exception) -> Response:

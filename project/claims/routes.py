@@ -28,7 +28,7 @@ MEDIA = {"application/json": "json", "text/csv": "csv"}
 PARSE_IN_THREAD_BYTES = 128 * 1024
 
 _QUOTED_KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"\Z')
-_BARE_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\Z")
+_BARE_KEY = re.compile(r"[\x21\x23-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\Z")
 
 
 class ClaimRoutes:
