@@ -196,7 +196,7 @@ def test_a_refused_claim_does_not_use_up_its_key(service: Service) -> None:
 
 @pytest.mark.parametrize("key", ["", '""', "x" * 256, "caf\u00e9", '"open', '"a"b"'])
 def test_a_malformed_key_is_400(service: Service, key: str) -> None:
-    answer = service.http.post("/claims", json=[line()], headers={"Idempotency-Key": key.encode("latin-1")})
+    answer = service.http.post("/claims", json=[line()], headers={b"Idempotency-Key": key.encode("latin-1")})
     as_problem(answer, 400)
 
 

@@ -67,8 +67,9 @@ def test_it_equals_a_group_by_over_the_lines(service: Service) -> None:
 def test_ties_come_in_npi_order_and_negative_fees_last(serve: Run) -> None:
     with serve(**UNLIMITED) as service:
         assert ranking(service) == []
-        wanted = [("1000000001", 5), ("1000000002", 5), ("1000000003", 0), ("1000000004", -5)]
-        service.accepted([line(provider_npi=npi, provider_fees=100 + fee) for npi, fee in reversed(wanted)])
+        fees = [("1000000001", 5), ("1000000002", 5), ("1000000003", 0), ("1000000004", -5)]
+        wanted = [(npi, Decimal(fee)) for npi, fee in fees]
+        service.accepted([line(provider_npi=npi, provider_fees=100 + fee) for npi, fee in reversed(fees)])
         wait_until(lambda: ranking(service) == wanted, "the ranking shows the claim", 3)
 
 
