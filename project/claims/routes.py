@@ -16,6 +16,8 @@ from project.claims.batch import Accepted, Busy, KeyReused, NewClaim, NumberTake
 from project.claims.intake import Refused, Unreadable
 from project.claims.ledger import Ledger
 from project.claims.lines import ParsedClaim
+from project.claims.models import Claim
+from project.claims.rules import Fault
 from project.errors import Problem
 from project.ids import new_id
 from project.openapi import problems
@@ -202,10 +204,10 @@ def claim_answer(claim: NewClaim) -> dict[str, Any]:
     return {**answer, "warnings": content.warnings}
 
 
-def stored_answer(row: Any) -> dict[str, Any]:
+def stored_answer(row: Claim) -> dict[str, Any]:
     """The same for a stored claim."""
     answer = answers.claim(row.id, row.claim_number, row.net_fee, row.status)
-    return {**answer, "warnings": row.warnings or []}
+    return {**answer, "warnings": [Fault(**note) for note in row.warnings or ()]}
 
 
 def _created(

@@ -21,7 +21,7 @@ SECONDS = 3.0
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answers every request whose body is two bytes long."""
-    with suppress(asyncio.IncompleteReadError, ConnectionError):
+    with suppress(asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
         while True:
             await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(2)
