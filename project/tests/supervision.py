@@ -77,7 +77,7 @@ class Supervisor:
         return code
 
 
-CHEAP_CHILD = "import http.server, sys; http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()"  # noqa: E501
+CHEAP_CHILD = "import http.server, sys; http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()"
 
 
 def supervised(port: int, child: Sequence[str] = ()) -> list[str]:
