@@ -68,6 +68,7 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would repeat the Host that the client claims
     )
     _count_pool_use(engine)
     handlers = claims.ClaimRoutes(ledger, engine, chosen.intake, chosen.server.body_timeout_s)
@@ -102,7 +103,9 @@ async def _problem(_: Request, error: Exception) -> Response:
 async def _http_exception(request: Request, error: Exception) -> Response:
     """404 and 405 of the router."""
     assert isinstance(error, HTTPException)
-    headers = {"Allow": ", ".join(_methods_of(request))} if error.status_code == 405 else error.headers
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and (methods := _methods_of(request)):
+        headers["Allow"] = ", ".join(methods)
     return problem_response(Problem(error.status_code, HTTPStatus(error.status_code).phrase, headers=headers))
 
 

@@ -14,6 +14,7 @@ import uvicorn
 
 from project import settings
 from project.errors import SettingsError
+from project.protocol import Protocol
 from project.telemetry import logs
 
 GRACE_S = 30  # how long requests in hand may take after SIGTERM
@@ -31,6 +32,7 @@ def serve(chosen: settings.Settings) -> None:
         factory=True,
         host=chosen.server.host,
         port=chosen.server.port,
+        http=Protocol,
         workers=chosen.server.web_workers,
         log_config=None,
         access_log=False,

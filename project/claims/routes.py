@@ -164,13 +164,15 @@ def router(handlers: ClaimRoutes) -> APIRouter:
             422: {"model": schemas.InvalidClaim, "description": "All faults of the claim, or a key's second body"},
         },
     )
-    for path, handler, model, errors in (
-        ("/claims", handlers.get_claims, schemas.ClaimPage, (422, 503)),
-        ("/claims/{claim_id}", handlers.get_claim, schemas.ClaimAnswer, (404, 422, 503)),
-        ("/claims/{claim_id}/events", handlers.get_events, schemas.EventList, (404, 422, 503)),
+    for path, handler, summary, model, errors in (
+        ("/claims", handlers.get_claims, "List claims, newest first", schemas.ClaimPage, (422, 503)),
+        ("/claims/{claim_id}", handlers.get_claim, "Look at a claim", schemas.ClaimAnswer, (404, 422, 503)),
+        ("/claims/{claim_id}/events", handlers.get_events, "A claim's history", schemas.EventList, (404, 422, 503)),
     ):
         responses: dict[int | str, dict[str, Any]] = {200: {"model": model}, **problems(*errors)}
-        routes.add_api_route(path, handler, methods=["GET"], response_class=Response, responses=responses)
+        routes.add_api_route(
+            path, handler, methods=["GET"], summary=summary, response_class=Response, responses=responses
+        )
     return routes
 
 

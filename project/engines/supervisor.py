@@ -212,7 +212,8 @@ def _signal_pipe(handler: Callable[[int, FrameType | None], None]) -> int:
         os.set_blocking(end, False)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(number, handler)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup wants to outlive the terminal
+            signal.signal(number, handler)
     return readable
 
 
