@@ -55,6 +55,7 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
         gc.freeze()  # what the start has made stays; the collector need not look at it again
         metrics.POOL_SIZE.set(chosen.storage.database_pool_size)
         ledger.start()
+        _log.info("started", app=chosen.logging.app_name, environment=chosen.logging.environment)
         yield
         await ledger.close()
         await engine.dispose()

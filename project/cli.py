@@ -40,7 +40,7 @@ def run(context: typer.Context) -> None:
     """Runs the whole service in the foreground: engines, migrations, web. Ctrl-C stops all of it."""
     if context.invoked_subcommand is None:
         chosen = settings.load()
-        base = f"http://{chosen.server.host}:{chosen.server.port}"
+        base = chosen.server.url
         children = [supervisor.Child("web", [sys.executable, "-m", "project.web"], f"{base}/readyz")]
         serving = f"serving: API {base}  docs {base}/docs  metrics {base}/metrics  (Ctrl-C stops all of it)"
         raise typer.Exit(supervisor.run(chosen, children, serving))

@@ -30,6 +30,8 @@ AWAY = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby that was not promoted yet
+    asyncpg.PostgresSystemError,
     asyncpg.UndefinedTableError,
     InterfaceError,
     OperationalError,

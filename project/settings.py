@@ -83,6 +83,11 @@ class ServerSettings(_Group):
     web_workers: int = Field(1, ge=1, le=64)
     body_timeout_s: float = Field(30.0, gt=0, description="a request body that takes longer is answered 408")
 
+    @property
+    def url(self) -> str:
+        """Where the service is found from this machine."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
 
 class StorageSettings(_Group):
     """The database, Redis, and the folder of the embedded ones."""

@@ -122,6 +122,8 @@ class Ledger:
             async with asyncio.timeout_at(deadline):
                 return await entry.future
         except TimeoutError:
+            if not entry.future.cancelled():  # the outcome came in the very moment that the time was up
+                return entry.future.result()
             return OutcomeUnknown(claim.id) if entry.in_doubt else DatabaseAway()
 
     async def _outcome_of_twin(self, claim: NewClaim) -> Outcome | None:
@@ -187,11 +189,11 @@ class Ledger:
             entry = self._waiting.popleft()
             if entry.future.done():
                 continue
-            number = (entry.claim.client, entry.claim.content.claim_number)
-            if number[1] is not None and number in numbers:
-                later.append(entry)
-                continue
-            numbers.add(number)  # type: ignore[arg-type]  # a None is never looked up
+            if (number := entry.claim.content.claim_number) is not None:
+                if (entry.claim.client, number) in numbers:
+                    later.append(entry)
+                    continue
+                numbers.add((entry.claim.client, number))
             taken.append(entry)
             lines += len(entry.claim.content.lines)
         self._waiting.extendleft(reversed(later))
@@ -211,6 +213,7 @@ class Ledger:
                 elif len(entries) > 1:
                     for entry in entries:
                         await self._commit([entry])
+                    return
                 elif not isinstance(error, asyncpg.TransactionRollbackError):
                     entries[0].settle(Problem(500, "Internal Server Error", "nothing was stored"))
                 continue
@@ -222,8 +225,12 @@ class Ledger:
         nothing is stored.
         """
         connection = await self._connected()
-        started = time.perf_counter()
+        # Whoever gave up while we connected was told that nothing is stored, and so it must be.
+        entries = [entry for entry in entries if not entry.future.done()]
+        if not entries:
+            return {}
         self._mark(entries, in_doubt=True)
+        started = time.perf_counter()
         await connection.execute("BEGIN")
         claims = [entry.claim for entry in entries]
         outcomes, transaction_id = await batches.store(connection, claims, self._retention_s)

@@ -21,6 +21,7 @@ from project.wire import problem_response
 
 _log = structlog.get_logger("http")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{8,64}\Z", re.ASCII)
+_QUIET = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds; only their failures are news
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -79,4 +80,5 @@ class RequestTelemetry:
         requests, duration = _meters(method, route, status)
         requests.inc()
         duration.observe(seconds)
-        _log.info("request", method=method, route=route, status=status, ms=round(seconds * 1000, 2))
+        log = _log.debug if route in _QUIET and status < 400 else _log.info
+        log("request", method=method, route=route, status=status, ms=round(seconds * 1000, 2))

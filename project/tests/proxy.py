@@ -12,7 +12,10 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Proxy:
-    """Cuts the first connection that sends the marked bytes, before or after the server has had them."""
+    """Cuts the first connection that sends the marked bytes, before or after the server has had them.
+
+    While `open` is cleared, connections are taken but nothing passes.
+    """
 
     def __init__(self, folder: str, server_socket: str, url: str) -> None:
         self.url = url
@@ -23,6 +26,8 @@ class Proxy:
         self._after: bytes | None = None
         self._refuse = False
         self._refuse_once_cut = False
+        self.open = asyncio.Event()
+        self.open.set()
 
     def drop_request(self, marked: bytes) -> None:
         """The next message with these bytes never arrives."""
@@ -42,6 +47,7 @@ class Proxy:
         if self._refuse:
             writer.close()
             return
+        await self.open.wait()
         to_server = await asyncio.open_unix_connection(self._server_socket)
         back = asyncio.create_task(_pass_on(to_server[0], writer))
         await self._forward(reader, to_server[1], back)

@@ -256,3 +256,36 @@ async def test_a_database_that_stays_away_is_told_within_five_seconds(cut: Proxy
     assert isinstance(outcome, DatabaseAway)
     assert asyncio.get_running_loop().time() - started < 5
     assert await connection.fetchval("SELECT count(*) FROM claim") == 0
+
+
+async def test_a_claim_that_was_told_not_stored_is_not_stored_later(cut: Proxy, connection: Any) -> None:
+    cut.open.clear()
+    writer = Ledger(lambda: db.connect(cut.url), queue_lines=1000, retention_s=60)
+    writer.start()
+    [outcome] = await writer.submit([new_claim()])
+    assert isinstance(outcome, DatabaseAway)
+    cut.open.set()  # the connection that was being made for that claim now comes about
+    later = new_claim()
+    assert await writer.submit([later]) == [Accepted(later.id)]
+    assert [row[0] for row in await connection.fetch("SELECT id FROM claim")] == [later.id]
+    await writer.close()
+
+
+async def test_a_claim_that_waits_for_a_key_beside_a_broken_one_is_stored_once(
+    writer: Ledger, connection: Any, database_url: str
+) -> None:
+    await connection.execute("ALTER TABLE claim_line ADD CHECK (group_id <> 'BROKEN')")
+    stuck = await asyncpg.connect(database_url)
+    await stuck.execute("BEGIN")
+    await stuck.execute("SELECT pg_advisory_xact_lock(7260415, hashtext('local' || chr(31) || 'k'))")
+    keyed, bad, good = new_claim(key="k"), new_claim(line(group_id="BROKEN")), new_claim()
+    answer = asyncio.create_task(writer.submit([keyed, bad, good]))
+    while not await connection.fetchval("SELECT count(*) FROM claim"):
+        assert not answer.done()
+    await stuck.execute("ROLLBACK")
+    await stuck.close()
+    outcomes = await answer
+    assert [outcomes[0], outcomes[2]] == [Accepted(keyed.id), Accepted(good.id)]
+    assert isinstance(outcomes[1], Problem)
+    assert await connection.fetchval("SELECT count(*) FROM claim") == 2
+    assert await total_matches_lines(connection)
