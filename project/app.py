@@ -4,6 +4,7 @@ create_app() builds everything and starts nothing; the lifespan starts the ledge
 """
 
 import gc
+import multiprocessing
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -23,6 +24,7 @@ from project.claims import routes as claims
 from project.claims.columns import shown
 from project.claims.ledger import Ledger
 from project.docs_pages import add_docs
+from project.engines import launch
 from project.errors import Problem
 from project.health import router as health
 from project.providers import routes as providers
@@ -51,6 +53,8 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if multiprocessing.parent_process():  # one of uvicorn's workers, which would outlive a killed uvicorn
+            launch.follow_parent()
         gc.enable()
         gc.freeze()  # what the start has made stays; the collector need not look at it again
         metrics.POOL_SIZE.set(chosen.storage.database_pool_size)

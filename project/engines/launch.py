@@ -5,6 +5,7 @@ with the right to read past folder modes. Every process is told by the kernel wh
 that nothing outlives a supervisor that was killed; where `setpriv` is missing, `leash` does it with a pipe.
 """
 
+import ctypes
 import os
 import pwd
 import shutil
@@ -19,6 +20,7 @@ from project.engines.places import Places
 from project.errors import EngineError
 
 NOBODY = 65534
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def leashed(argv: Sequence[str], death_signal: signal.Signals) -> list[str]:
@@ -27,6 +29,15 @@ def leashed(argv: Sequence[str], death_signal: signal.Signals) -> list[str]:
     if shutil.which("setpriv"):
         return ["setpriv", "--pdeathsig", name, "--", *argv]
     return [sys.executable, "-m", "project.engines.leash", name, *argv]
+
+
+def follow_parent() -> None:
+    """Has this process get SIGTERM when its parent dies: for processes that a library started, off our leash.
+
+    Linux only; elsewhere nothing happens, and such a process goes when its group is killed.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @cache

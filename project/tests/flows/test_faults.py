@@ -20,6 +20,7 @@ from project.engines.places import Places
 from project.engines.process import Kept
 from project.tests.conftest import Run, kept
 from project.tests.service import Service, environment, line, running, wait_until
+from project.tests.supervision import processes_of
 
 
 def stored_ids(database_url: str) -> set[str]:
@@ -98,6 +99,15 @@ def test_web_killed_under_load_loses_nothing_acknowledged(serve: Run, database_u
             service.process.wait()
         assert load.accepted() <= stored_ids(database_url)
         assert len(stored_ids(database_url) - load.accepted()) <= 8  # answers that were on their way
+
+
+def test_workers_do_not_outlive_their_killed_parent(serve: Run) -> None:
+    with serve(WEB_WORKERS="2") as service:
+        folder = service.log.parent
+        assert len(processes_of(folder)) >= 3
+        service.process.kill()
+        service.process.wait()
+        wait_until(lambda: processes_of(folder) == [], "no process is left")
 
 
 @contextmanager
