@@ -1,6 +1,6 @@
 # The commands of this project. All of them need Python >= 3.11 (with venv) and make, nothing else, and work as root
 # and as an ordinary user; `make test-system` alone also needs what it lists.
-.PHONY: run test check test-system lock format
+.PHONY: run test check test-system system-packages lock format
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -22,9 +22,17 @@ check: .venv/for-test
 	$(VENV) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 	$(VENV) -m pytest project/tests/test_migrations.py
 
-# Needs from the system's packages: nothing yet. Tests that need such tools carry the mark `system`.
+# What `make test-system` needs from the system's packages (Debian's names), and the programs that it looks for.
+SYSTEM_PACKAGES = chromium
+SYSTEM_PROGRAMS = chromium
+
 test-system: .venv/for-test
-	$(VENV) -m pytest -m system || test $$? -eq 5
+	@for program in $(SYSTEM_PROGRAMS); do command -v $$program >/dev/null || \
+		{ echo "make test-system needs $$program; install: $(SYSTEM_PACKAGES)" >&2; exit 1; }; done
+	$(VENV) -m pytest -m system
+
+system-packages:
+	@echo $(SYSTEM_PACKAGES)
 
 format: .venv/for-test
 	$(VENV) -m ruff check --fix .
