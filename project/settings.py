@@ -6,6 +6,7 @@ Small groups, so that a function asks for the group that it needs. Each setting 
 
 import ipaddress
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,9 +63,10 @@ def _loopback(host: str) -> str:
     """Until the service has API keys it lets in whoever can connect, so only this machine may."""
     if host == "localhost":
         return "127.0.0.1"
-    if not ipaddress.ip_address(host).is_loopback:
-        raise ValueError("must be a loopback address such as 127.0.0.1, because no API key protects the service")
-    return host
+    with suppress(ValueError):
+        if ipaddress.ip_address(host).is_loopback:
+            return host
+    raise ValueError("must be a loopback address such as 127.0.0.1, because no API key protects the service")
 
 
 def _lower(value: object) -> object:

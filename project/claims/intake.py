@@ -20,6 +20,9 @@ from project.claims.lines import Line, ParsedClaim
 from project.claims.rules import RULES, Fault, NpiCheck, Plan, check_line, faults_of, plan_of
 
 FAULTS_SHOWN = 1000
+# Nobody's table is wider; naming what is wrong with a million columns would hold the process up for seconds.
+MAX_COLUMNS = 200
+_TOO_WIDE = ("max_columns", f"must have at most {MAX_COLUMNS} columns")
 _BOM = b"\xef\xbb\xbf"
 _PLACE = re.compile(r"line \d+ column \d+\Z")
 # With fewer columns recognised than this, a header row is more likely the first line of a file without one.
@@ -82,6 +85,8 @@ def _decoded(body: bytes) -> Any:
 def _unwrapped(document: Any, faults: list[Fault]) -> tuple[str | None, Any]:
     """The claim number and the lines of a claim object; other members are faults."""
     names, cells = _members(document)
+    if len(names) > MAX_COLUMNS:
+        raise Refused([Fault(None, "claim", *_TOO_WIDE)])
     found: dict[str, Any] = {}
     for position, (name, cell) in enumerate(zip(names, cells, strict=True), 1):
         member = columns.fold(name) if len(name) <= columns.LONGEST_NAME else ""
@@ -134,6 +139,9 @@ def _json_lines(lines: list[Any], npi_check: NpiCheck) -> _Checked:
             yield None, [Fault(line_no, "line", "type", "must be an object")]
             continue
         names, cells = _members(line)
+        if len(names) > MAX_COLUMNS:
+            yield None, [Fault(line_no, "line", *_TOO_WIDE)]
+            continue
         plan = plan_of(names)
         checked, notes = check_line(plan, cells, line_no, npi_check)
         if plan.faults:
@@ -145,6 +153,8 @@ def _json_lines(lines: list[Any], npi_check: NpiCheck) -> _Checked:
 def parse_csv(body: bytes, max_lines: int, npi_check: NpiCheck) -> ParsedClaim:
     """A header row and a row for each line. See `parse` for what it raises."""
     header, rows = _csv_rows(body, max_lines + 1)
+    if len(header) > MAX_COLUMNS:
+        raise Refused([Fault(None, "header", *_TOO_WIDE)])
     plan = plan_of(tuple(header))
     faults = _header_faults(plan)
     _check_count(len(rows), max_lines, faults)

@@ -136,7 +136,10 @@ def is_ready(places: Places) -> bool:
 
 def create_database(places: Places) -> bool:
     """Makes the database of the claims, if it is not there. Whether it needs migrating."""
-    return asyncio.run(_create_database(str(places.sockets)))
+    try:
+        return asyncio.run(_create_database(str(places.sockets)))
+    except (OSError, asyncpg.PostgresError) as error:
+        raise EngineError(f"Postgres runs, but the database {DATABASE} cannot be opened: {error}") from None
 
 
 async def _create_database(sockets: str) -> bool:

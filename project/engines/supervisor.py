@@ -52,9 +52,10 @@ class _Stopped(Exception):
 
 
 def say(line: str) -> None:
-    """One line for the person at the terminal."""
-    sys.stdout.write(f"claim_process: {line}\n")
-    sys.stdout.flush()
+    """One line for the person at the terminal; if there is no terminal any more, for nobody."""
+    with suppress(OSError):
+        sys.stdout.write(f"claim_process: {line}\n")
+        sys.stdout.flush()
 
 
 def run(settings: Settings, children: Sequence[Child], serving: str) -> int:

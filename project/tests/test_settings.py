@@ -21,7 +21,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("PORT", "65536"),
         ("PORT", "http"),
         ("HOST", "0.0.0.0"),
-        ("HOST", "example.org"),
+        ("HOST", "secret.example.org"),
         ("WEB_WORKERS", "0"),
         ("DATABASE_URL", "mysql://secret@host/db"),
         ("REDIS_URL", "http://secret@host"),

@@ -219,6 +219,15 @@ def test_too_many_lines_are_one_fault() -> None:
     assert len(accepted(CSV, "csv").lines) == 4
 
 
+def test_too_many_columns_are_one_fault() -> None:
+    wide = {f"column{number}": 1 for number in range(201)}
+    assert faults([line(), wide, line(provider_npi="x")]) == [(2, "line", "max_columns"), (3, "provider_npi", "npi")]
+    assert faults({**wide, "lines": [line()]}) == [(None, "claim", "max_columns")]
+    assert faults(b"," * 1_000_000, "csv") == [(None, "header", "max_columns")]
+    pairs = ",".join(['"a":1'] * 100_000)
+    assert faults(f"[{{{pairs}}}]".encode()) == [(1, "line", "max_columns")]
+
+
 def test_faults_come_by_line_and_column_and_end_at_a_thousand() -> None:
     bad = line(service_dttm="x", submitted_proc="x", provider_npi="x", member_co_pay=-1)
     found = faults([bad] * 600)
