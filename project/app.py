@@ -53,8 +53,8 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if multiprocessing.parent_process():  # one of uvicorn's workers, which would outlive a killed uvicorn
-            launch.follow_parent()
+        if parent := multiprocessing.parent_process():  # one of uvicorn's workers, which would outlive a killed one
+            launch.follow_parent(parent.pid or 0)
         gc.enable()
         gc.freeze()  # what the start has made stays; the collector need not look at it again
         metrics.POOL_SIZE.set(chosen.storage.database_pool_size)

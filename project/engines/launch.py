@@ -31,13 +31,16 @@ def leashed(argv: Sequence[str], death_signal: signal.Signals) -> list[str]:
     return [sys.executable, "-m", "project.engines.leash", name, *argv]
 
 
-def follow_parent() -> None:
-    """Has this process get SIGTERM when its parent dies: for processes that a library started, off our leash.
+def follow_parent(parent: int) -> None:
+    """Has this process get SIGTERM when its parent dies, or at once if it is dead already: for processes that a
+    library started, off our leash.
 
     Linux only; elsewhere nothing happens, and such a process goes when its group is killed.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @cache

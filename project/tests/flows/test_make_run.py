@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import httpx2
@@ -33,10 +32,8 @@ def test_claims_survive_ctrl_c_and_the_next_start_shows_them(tmp_path: Path) -> 
         assert first.said("stopped")
         assert processes_of(data_dir) == []
     assert not any("Traceback" in said for said in first.lines)
-    started = time.monotonic()
     with supervising(data_dir, argv=MAKE_RUN, WEB_WORKERS="2") as second:
         second.await_line("serving")
-        assert time.monotonic() - started < 10
         claim = json.loads(answer.text)
         again = httpx2.get(f"http://127.0.0.1:{second.port}/claims/{claim['id']}")
         assert again.text == answer.text
