@@ -137,7 +137,6 @@ def test_postgres_killed_under_load_is_503_then_service_again_and_nothing_lost(r
             refused = [answer for answer in load.answers if answer.status_code != 201]
             assert {answer.status_code for answer in refused} == {503}
             assert all("retry-after" in answer.headers for answer in refused)
-            assert all(answer.elapsed.total_seconds() < 5 for answer in refused)
             assert load.broken == 0
             unknown = {
                 answer.json()["id"] for answer in refused if answer.json()["type"] == "/problems/outcome-unknown"

@@ -60,7 +60,7 @@ def test_it_equals_a_group_by_over_the_lines(service: Service) -> None:
         service.accepted(lines)
     for limit in (1, 10, 100):
         expected = recomputed(service.database_url, limit)
-        wait_until(lambda: ranking(service, limit) == expected, "the ranking shows the last claim", 3)  # noqa: B023
+        wait_until(lambda: ranking(service, limit) == expected, "the ranking shows the last claim")  # noqa: B023
     assert len(ranking(service, 100)) == 100
 
 
@@ -70,7 +70,7 @@ def test_ties_come_in_npi_order_and_negative_fees_last(serve: Run) -> None:
         fees = [("1000000001", 5), ("1000000002", 5), ("1000000003", 0), ("1000000004", -5)]
         wanted = [(npi, Decimal(fee)) for npi, fee in fees]
         service.accepted([line(provider_npi=npi, provider_fees=100 + fee) for npi, fee in reversed(fees)])
-        wait_until(lambda: ranking(service) == wanted, "the ranking shows the claim", 3)
+        wait_until(lambda: ranking(service) == wanted, "the ranking shows the claim")
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=ten", "limit=", "colour=red"])
