@@ -77,7 +77,7 @@ def is_computed(name: str) -> bool:
     return len(name) <= LONGEST_NAME and fold(name) in COMPUTED
 
 
-_LIKE_A_NAME = re.compile(r"(?=.*[A-Za-z])(?!.*[0-9]{4})[A-Za-z0-9 _./#$%&()+:-]{1,64}\Z")
+_LIKE_A_NAME = re.compile(r"(?=.*[A-Za-z])(?!.*[0-9]{4})[A-Za-z0-9 _./#$%&()+:-]+\Z")
 
 
 def shown(name: str, position: int) -> str:
@@ -86,4 +86,4 @@ def shown(name: str, position: int) -> str:
     A name is input too: in a file without a header row the first line's values stand where the names should be, and
     a value is never repeated. Long digits, as in member ids, therefore do not look like a name.
     """
-    return name if _LIKE_A_NAME.match(name) else f"column {position}"
+    return name if len(name) <= 64 and _LIKE_A_NAME.match(name) else f"column {position}"

@@ -76,10 +76,10 @@ def _decoded(body: bytes) -> Any:
         pass
     try:  # a duplicate key is a fault to report beside the others; anything else is not JSON
         jiter.from_json(body, allow_inf_nan=False, float_mode="decimal")
+        return json.loads(body, object_pairs_hook=_Pairs, parse_float=Decimal)
     except ValueError as error:
         place = _PLACE.search(str(error))
         raise Unreadable(f"the body is not JSON: {place[0]}" if place else "the body is not JSON") from None
-    return json.loads(body, object_pairs_hook=_Pairs, parse_float=Decimal)
 
 
 def _unwrapped(document: Any, faults: list[Fault]) -> tuple[str | None, Any]:

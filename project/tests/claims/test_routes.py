@@ -149,6 +149,20 @@ def test_a_broken_body_is_400(service: Service) -> None:
     as_problem(post(service, b'a,"b\nc', "text/csv"), 400)
 
 
+def test_a_gzip_of_very_many_members_is_400(service: Service) -> None:
+    as_problem(post(service, gzip.compress(b" ") * 500_000, Content_Encoding="gzip"), 400)
+    thousand = gzip.compress(b" ") * 999 + gzip.compress(json.dumps([line()]).encode())
+    assert post(service, thousand, Content_Encoding="gzip").status_code == 201
+
+
+def test_a_gzip_may_end_anywhere_in_a_piece(service: Service) -> None:
+    body = json.dumps([line()] * 4000).encode()
+    for level in (0, 1, 9):
+        answer = post(service, gzip.compress(body, level), Content_Encoding="gzip", Prefer="return=minimal")
+        assert answer.status_code == 201
+    as_problem(post(service, b"", Content_Encoding="gzip"), 400)
+
+
 def test_an_unknown_content_encoding_is_415(service: Service) -> None:
     answer = post(service, b"[]", Content_Encoding="br")
     as_problem(answer, 415)
