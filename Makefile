@@ -1,6 +1,6 @@
 # The commands of this project. All of them need Python >= 3.11 (with venv) and make, nothing else, and work as root
 # and as an ordinary user; `make test-system` alone also needs what it lists.
-.PHONY: run test check test-system system-packages lock format
+.PHONY: run test test-lowest check test-system system-packages lock format
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -14,6 +14,13 @@ run: .venv/for-run
 
 test: .venv/for-test
 	$(VENV) -m pytest
+
+# The same with the lowest versions that requirements*.in claim to support, in an environment of its own.
+test-lowest: .venv/for-test
+	$(VENV) -m pip install --quiet --disable-pip-version-check uv
+	$(VENV) -m uv venv --quiet --clear .venv-lowest
+	$(VENV) -m uv pip install --quiet --python .venv-lowest --resolution lowest-direct --requirement requirements-test.in
+	.venv-lowest/bin/python -m pytest
 
 check: .venv/for-test
 	$(VENV) -m ruff check .
@@ -40,7 +47,7 @@ format: .venv/for-test
 
 # Pins what requirements*.in ask for, with hashes, for every platform. uv comes into an environment of its own.
 lock: .venv/for-run
-	$(VENV) -m pip install --quiet uv
+	$(VENV) -m pip install --quiet --disable-pip-version-check uv
 	for name in requirements requirements-test; do \
 		$(VENV) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 			--no-emit-find-links --custom-compile-command "make lock" $$name.in --output-file $$name.txt; done
