@@ -19,7 +19,7 @@ test: .venv/for-test
 test-lowest: .venv/for-test
 	$(VENV) -m pip install --quiet --disable-pip-version-check uv
 	$(VENV) -m uv venv --quiet --clear .venv-lowest
-	$(VENV) -m uv pip install --quiet --python .venv-lowest --resolution lowest-direct --requirement requirements-test.in
+	$(VENV) -m uv pip install --system-certs --quiet --python .venv-lowest --resolution lowest-direct --requirement requirements-test.in
 	.venv-lowest/bin/python -m pytest
 
 check: .venv/for-test
@@ -49,7 +49,7 @@ format: .venv/for-test
 lock: .venv/for-run
 	$(VENV) -m pip install --quiet --disable-pip-version-check uv
 	for name in requirements requirements-test; do \
-		$(VENV) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
+		$(VENV) -m uv pip compile --system-certs --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 			--no-emit-find-links --custom-compile-command "make lock" $$name.in --output-file $$name.txt; done
 
 .venv/bin/python:
