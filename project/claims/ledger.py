@@ -80,6 +80,7 @@ class Ledger:
         self._first_of_key: dict[tuple[str, str], _Entry] = {}
         self._wake = asyncio.Event()
         self._closing = False
+        self._away = False
         self._connection: Any = None
         self._writer: asyncio.Task[None] | None = None
 
@@ -240,6 +241,9 @@ class Ledger:
             raise _LostCommit(transaction_id) from error
         if tag != "COMMIT":
             raise asyncpg.TransactionRollbackError("COMMIT was answered by a rollback")
+        if self._away:
+            _log.info("database_back")
+            self._away = False
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
         metrics.BATCH_CLAIMS.observe(len(entries))
         return outcomes
@@ -253,7 +257,9 @@ class Ledger:
             except Exception:  # noqa: BLE001  a connection that cannot even roll back is dropped, which does it too
                 away = True
         metrics.LEDGER_FAILURES.labels("database_away" if away else "statement").inc()
-        _log.warning("batch_rolled_back", error=where(error), away=away)
+        if not (away and self._away):  # told once, not twenty times a second
+            _log.warning("database_away" if away else "batch_rolled_back", error=where(error))
+        self._away = away
         self._mark(list(self._pending), in_doubt=False)
         if away:
             await self._disconnect()

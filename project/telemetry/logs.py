@@ -86,4 +86,4 @@ def _configure_standard_logging(level: int, shared: list[Processor], terminal: b
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     for name in _SILENCED:
-        logging.getLogger(name).disabled = True
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # for the loggers below it, too

@@ -145,6 +145,51 @@ def test_postgres_killed_under_load_is_503_then_service_again_and_nothing_lost(r
             assert "Traceback" not in service.log.read_text()
 
 
+def test_a_postgres_that_hangs_is_503_and_what_was_refused_is_not_stored(redis_url: str, tmp_path: Path) -> None:
+    with own_postgres(tmp_path) as (places, server):
+        migrate_with(places.postgres_url, tmp_path)
+        urls = {"DATABASE_URL": places.postgres_url, "REDIS_URL": redis_url}
+        with running(tmp_path / "web", urls) as service, stalled(server, places) as hanging:
+            claim = service.accepted([line()])
+            for path in ("/claims", f"/claims/{claim['id']}", "/top-provider"):
+                assert service.http.get(path).status_code == 200
+            hanging.set()
+            for path in ("/claims", f"/claims/{claim['id']}", f"/claims/{claim['id']}/events", "/readyz"):
+                assert service.http.get(path).status_code == 503
+            refused = service.submit([line()])
+            assert refused.status_code == 503
+            hanging.clear()
+            later = service.accepted([line()])
+            unknown = {refused.json().get("id")} - {None}
+            assert {claim["id"], later["id"]} <= stored_ids(places.postgres_url) <= {claim["id"], later["id"]} | unknown
+
+
+@contextmanager
+def stalled(server: Kept, places: Places) -> Iterator["Stall"]:
+    """A switch that stops all processes of a Postgres, and lets them go on at the end."""
+    stall = Stall(server, places)
+    try:
+        yield stall
+    finally:
+        stall.clear()
+
+
+class Stall:
+    """Set: the server and its sessions take no step. Clear: they go on."""
+
+    def __init__(self, server: Kept, places: Places) -> None:
+        self._server = server
+        self._places = places
+
+    def set(self) -> None:
+        for pid in processes_of(self._places.postgres):
+            os.kill(pid, signal.SIGSTOP)
+
+    def clear(self) -> None:
+        for pid in processes_of(self._places.postgres):
+            os.kill(pid, signal.SIGCONT)
+
+
 def migrate_with(database_url: str, folder: Path) -> None:
     """Brings a database up to date in a process of its own, as an operator would."""
     argv = [sys.executable, "-m", "project", "migrate"]
