@@ -133,7 +133,7 @@ async def _bad_query(_: Request, error: Exception) -> Response:
             "line": None,
             "field": shown(str(fault["loc"][-1]), position),
             "rule": fault["type"],
-            "detail": _SAFE_DETAIL.get(fault["type"].split("_")[0], fault["msg"]),
+            "detail": _SAFE_DETAIL.get(fault["type"].split("_")[0], fault["msg"].removeprefix("Value error, ")),
         }
         for position, fault in enumerate(error.errors(), 1)
     ]

@@ -4,9 +4,9 @@ Requests are not validated by these models: `intake` does that from the bytes, s
 reported at once and no amount passes through a float. A test holds the two against each other.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from project.openapi import ProblemBody
 
@@ -92,6 +92,16 @@ class EventList(BaseModel):
     items: list[EventAnswer]
 
 
+def _no_number(value: object) -> object:
+    """Pydantic would take a bare number for Unix time; a typing error should not become a moment."""
+    if isinstance(value, str) and value[4:5] != "-":
+        raise ValueError("must be an RFC 3339 date-time with an offset")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_no_number)]
+
+
 class ClaimsQuery(BaseModel):
     """The filters of GET /claims; another parameter is refused."""
 
@@ -100,8 +110,8 @@ class ClaimsQuery(BaseModel):
     provider_npi: str | None = Field(None, pattern="^[0-9]{10}$")
     status: Literal["accepted", "paid", "reversing"] | None = None
     claim_number: str | None = Field(None, min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")
-    received_after: AwareDatetime | None = Field(None, description="at this instant or later, with its offset")
-    received_before: AwareDatetime | None = Field(None, description="before this instant, with its offset")
+    received_after: Moment | None = Field(None, description="at this instant or later, with its offset")
+    received_before: Moment | None = Field(None, description="before this instant, with its offset")
     limit: int = Field(50, ge=1, le=200)
     cursor: str | None = Field(None, max_length=64, description="next_cursor of the page before")
 

@@ -94,6 +94,8 @@ def test_times_are_from_inclusive_and_to_exclusive(service: Service) -> None:
         ({"claim_number": "a\0b"}, "claim_number"),
         ({"claim_number": "x" * 65}, "claim_number"),
         ({"received_after": "yesterday"}, "received_after"),
+        ({"received_after": "1700000000"}, "received_after"),
+        ({"received_after": "1e400"}, "received_after"),
         ({"received_after": "2026-11-23T10:00:00"}, "received_after"),
         ({"cursor": "AAAA"}, "cursor"),
         ({"cursor": "%%%"}, "cursor"),
