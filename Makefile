@@ -1,6 +1,6 @@
 # The commands of this project. All of them need Python >= 3.11 (with venv) and make, nothing else, and work as root
 # and as an ordinary user; `make test-system` alone also needs what it lists.
-.PHONY: run test test-lowest check test-system system-packages lock format
+.PHONY: run test test-lowest check test-system system-packages soak lock format
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -28,6 +28,10 @@ check: .venv/for-test
 	$(VENV) -m mypy
 	$(VENV) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 	$(VENV) -m pytest project/tests/test_migrations.py
+
+# The long form of what `make test` runs bounded: 10,000 worlds of the saga, each from one integer.
+soak: .venv/for-test
+	SIMULATION_SEEDS=10000 $(VENV) -m pytest project/tests/payments/test_simulation.py
 
 # What `make test-system` needs from the system's packages (Debian's names), and the programs that it looks for.
 SYSTEM_PACKAGES = chromium

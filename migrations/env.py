@@ -14,7 +14,8 @@ from sqlalchemy.sql.schema import SchemaItem
 from sqlmodel import SQLModel
 
 import project.claims.models
-import project.providers.models  # noqa: F401  both imports register their tables
+import project.dead_letters.models
+import project.providers.models  # noqa: F401  these imports register their tables
 from project.db import database_url
 from project.settings import load
 

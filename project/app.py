@@ -20,9 +20,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from project import cache, db, settings
+from project.bell import Bell
 from project.claims import routes as claims
 from project.claims.columns import shown
 from project.claims.ledger import Ledger
+from project.dead_letters import routes as dead_letters
 from project.docs_pages import add_docs
 from project.engines import launch
 from project.errors import Problem
@@ -45,10 +47,12 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
     url = db.database_url(chosen.storage)
     engine = db.create_engine(url, chosen.storage.database_pool_size)
     redis = cache.create_client(cache.redis_url(chosen.storage))
+    bell = Bell(lambda: db.connect(url))
     ledger = Ledger(
         lambda: db.connect(url),
         queue_lines=chosen.intake.intake_queue_lines,
         retention_s=chosen.intake.idempotency_retention,
+        committed=bell.ring,
     )
 
     @asynccontextmanager
@@ -58,10 +62,12 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
         gc.enable()
         gc.freeze()  # what the start has made stays; the collector need not look at it again
         metrics.POOL_SIZE.set(chosen.storage.database_pool_size)
+        bell.start()
         ledger.start()
         _log.info("started", app=chosen.logging.app_name, environment=chosen.logging.environment)
         yield
         await ledger.close()
+        await bell.close()
         await engine.dispose()
         await redis.aclose()
         _log.info("stopped")
@@ -78,6 +84,8 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
     _count_pool_use(engine)
     handlers = claims.ClaimRoutes(ledger, engine, chosen.intake, chosen.server.body_timeout_s)
     app.include_router(claims.router(handlers))
+    letters = dead_letters.LetterRoutes(engine, lambda: db.connect(url), bell.ring)
+    app.include_router(dead_letters.router(letters))
     app.include_router(providers.router(Ranking(engine, redis), Limiter(redis, chosen.ranking.rate)))
     app.include_router(health(engine))
     add_docs(app)

@@ -1,10 +1,11 @@
-"""The database: one engine for reads, one bare connection for the ledger, and how to tell that it is away.
+"""The database: one engine for reads, bare connections for the ledger and the worker, and how to tell that it is away.
 
 Called by `app` at start, by `migrations/env.py`, and by the tests. Reads go through SQLAlchemy with the
 SQLModel tables; the ledger speaks asyncpg itself, because its batches are arrays, not objects.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
@@ -71,3 +72,36 @@ def create_engine(database_url: str, pool_size: int) -> AsyncEngine:
 async def connect(database_url: str) -> Any:
     """A bare asyncpg connection for the ledger; whoever opens it closes it."""
     return await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_S, command_timeout=BATCH_STATEMENT_TIMEOUT_S)
+
+
+async def connect_patiently(database_url: str) -> Any:
+    """The same for an operator's command, whose statements may read whole tables."""
+    return await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_S)
+
+
+class Reconnecting:
+    """One bare connection, made when it is first asked for, and made again after it was lost or dropped.
+
+    For one task at a time, as any asyncpg connection.
+    """
+
+    def __init__(self, connect: Callable[[], Awaitable[Any]]) -> None:
+        self._connect = connect
+        self._connection: Any = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as this side knows."""
+        return self._connection is not None and not self._connection.is_closed()
+
+    async def get(self) -> Any:
+        """The connection; raises what `connect` raises when the database is away."""
+        if not self.is_open:
+            self._connection = await self._connect()
+        return self._connection
+
+    def drop(self) -> None:
+        """Ends the connection without a word to the server, which may not be there."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None

@@ -12,13 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from project.errors import SettingsError
 
 HOUR_S = 3600
+DAY_S = 24 * HOUR_S
 MEBIBYTE = 1024 * 1024
+LAST_PORT = 65535
 
 _RATE = re.compile(r"(\d{1,9})/(second|minute|hour)\Z", re.ASCII)
 _WINDOW_S = {"second": 1, "minute": 60, "hour": HOUR_S}
@@ -59,6 +61,18 @@ def _redis_url(url: str) -> str:
     return url
 
 
+def _payments_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return url.rstrip("/")
+
+
+def _events_url(url: str) -> str:
+    if not url.startswith(("redis://", "rediss://", "unix://", "kafka://")):
+        raise ValueError("must start with redis://, rediss://, unix:// or kafka://")
+    return url
+
+
 def _loopback(host: str) -> str:
     """Until the service has API keys it lets in whoever can connect, so only this machine may."""
     if host == "localhost":
@@ -88,7 +102,11 @@ class ServerSettings(_Group):
     @property
     def url(self) -> str:
         """Where the service is found from this machine."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return self.url_of(self.port)
+
+    def url_of(self, port: int) -> str:
+        """What listens on another port of the same host."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
 
 
 class StorageSettings(_Group):
@@ -108,6 +126,34 @@ class IntakeSettings(_Group):
     npi_check: Annotated[Literal["off", "warn", "strict"], BeforeValidator(_lower)] = "warn"
     idempotency_retention: int = Field(24 * HOUR_S, ge=1, description="seconds")
     intake_queue_lines: int = Field(200_000, ge=1, description="lines that may wait for a commit; past it: 503")
+
+
+class PaymentsSettings(_Group):
+    """Where the payments service is and how it is called. None of it outlasts a lease (`payments.lane.LEASE_S`)."""
+
+    payments_url: Annotated[str, AfterValidator(_payments_url)] | None = None
+    payments_port: int | None = Field(None, ge=1, le=65535, description="of the stand-in; PORT + 1 when not set")
+    payments_token: SecretStr | None = Field(None, description="sent as Authorization: Bearer")
+    payments_attempts: int = Field(5, ge=1, le=100, description="calls before a payment is given up")
+    payments_concurrency: int = Field(64, ge=1, le=1000, description="calls in flight of each worker")
+    payments_connect_timeout_s: float = Field(1.0, gt=0, le=5)
+    payments_read_timeout_s: float = Field(4.0, gt=0, le=5, description="silence of the service; a call ends after 5 s")
+
+
+class EventsSettings(_Group):
+    """Where events are published."""
+
+    events_url: Annotated[str, AfterValidator(_events_url)] | None = Field(None, description="REDIS_URL when not set")
+    events_topic: str = Field("claim-events", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="stream or topic")
+    events_stream_length: int = Field(100_000, ge=1, description="about how many events a Redis stream keeps")
+
+
+class WorkerSettings(_Group):
+    """What the worker serves and keeps."""
+
+    metrics_port: int | None = Field(None, ge=1, le=65535, description="of the worker; PORT + 2 when not set")
+    dead_letter_retention: int = Field(90 * DAY_S, ge=1, description="seconds after a letter was closed")
+    stuck_after: int = Field(900, ge=1, description="seconds until an unsettled claim counts as stuck")
 
 
 class RankingSettings(_Group):
@@ -136,17 +182,47 @@ class Settings:
     server: ServerSettings
     storage: StorageSettings
     intake: IntakeSettings
+    payments: PaymentsSettings
+    events: EventsSettings
+    worker: WorkerSettings
     ranking: RankingSettings
     logging: LogSettings
+
+    @property
+    def payments_port(self) -> int:
+        """Where the stand-in payments service listens."""
+        return self.payments.payments_port or self.server.port + 1
+
+    @property
+    def payments_url(self) -> str:
+        """The payments service: PAYMENTS_URL, or without it the stand-in, running or not."""
+        return self.payments.payments_url or self.server.url_of(self.payments_port)
+
+    @property
+    def metrics_port(self) -> int:
+        """Where the worker serves its own metrics."""
+        return self.worker.metrics_port or self.server.port + 2
 
 
 def load() -> Settings:
     """Reads all groups; SettingsError names each variable that is wrong, never its value (a URL holds a password)."""
     try:
-        return Settings(ServerSettings(), StorageSettings(), IntakeSettings(), RankingSettings(), LogSettings())
+        chosen = Settings(
+            ServerSettings(),
+            StorageSettings(),
+            IntakeSettings(),
+            PaymentsSettings(),
+            EventsSettings(),
+            WorkerSettings(),
+            RankingSettings(),
+            LogSettings(),
+        )
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(str(part) for part in fault['loc']).upper()} {fault['msg'].removeprefix('Value error, ')}"
             for fault in error.errors()
         )
         raise SettingsError(faults) from None
+    if max(chosen.payments_port, chosen.metrics_port) > LAST_PORT:
+        raise SettingsError("PORT leaves no room for PAYMENTS_PORT (PORT + 1) and METRICS_PORT (PORT + 2); set them")
+    return chosen

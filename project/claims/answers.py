@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from project.claims.models import ClaimEvent
+from project.claims.queries import Reversal
 from project.errors import Problem
 from project.ids import born_at, rfc3339
 
@@ -72,6 +73,19 @@ def lines(of_claim: Iterable[AnyLine]) -> list[dict[str, Any]]:
     ]
 
 
+def gone(reversal: Reversal) -> Problem:
+    """410: the claim was reversed; why, when, and where it is kept."""
+    return Problem(
+        410,
+        "Gone",
+        "the claim was reversed; nothing is paid for it",
+        kind="/problems/claim-reversed",
+        reason=reversal.reason,
+        reversed_at=rfc3339(reversal.at),
+        dead_letter=f"/dead-letters/{reversal.letter_id}",
+    )
+
+
 def event(row: ClaimEvent) -> Mapping[str, Any]:
     """An entry of the claim's history."""
     return {
@@ -84,13 +98,13 @@ def event(row: ClaimEvent) -> Mapping[str, Any]:
     }
 
 
-def cursor_after(claim_id: UUID) -> str:
-    """An opaque cursor for what comes after this claim in a listing."""
-    return base64.urlsafe_b64encode(claim_id.bytes).decode().rstrip("=")
+def cursor_after(last: UUID) -> str:
+    """An opaque cursor for what comes after this claim or letter in its listing."""
+    return base64.urlsafe_b64encode(last.bytes).decode().rstrip("=")
 
 
-def claim_before_cursor(cursor: str) -> UUID:
-    """The claim that a cursor was made after; one that this service did not make is a 422 Problem."""
+def id_of_cursor(cursor: str) -> UUID:
+    """The id that a cursor was made after; one that this service did not make is a 422 Problem."""
     try:
         return UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True))
     except (binascii.Error, ValueError):

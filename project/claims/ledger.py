@@ -70,10 +70,18 @@ class _LostCommit(Exception):
 class Ledger:
     """The queue, the writer task and its connection. One for each web process, made and closed by `app`."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], *, queue_lines: int, retention_s: int) -> None:
-        self._connect = connect
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Any]],
+        *,
+        queue_lines: int,
+        retention_s: int,
+        committed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`committed` is called after each commit that made payments due; it must return at once."""
         self._queue_lines = queue_lines
         self._retention_s = retention_s
+        self._committed = committed
         self._waiting: deque[_Entry] = deque()
         self._pending: set[_Entry] = set()
         self._pending_lines = 0
@@ -81,7 +89,7 @@ class Ledger:
         self._wake = asyncio.Event()
         self._closing = False
         self._away = False
-        self._connection: Any = None
+        self._connection = db.Reconnecting(connect)
         self._writer: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -97,7 +105,7 @@ class Ledger:
             self._writer.cancel()
             with suppress(asyncio.CancelledError):
                 await self._writer
-        await self._disconnect()
+        self._connection.drop()
 
     async def submit(self, claims: Sequence[NewClaim]) -> list[Outcome]:
         """What became of each claim, in order. Never raises for the database: a Problem is an outcome too.
@@ -176,7 +184,7 @@ class Ledger:
                 await self._commit(entries)
             except Exception as error:  # noqa: BLE001  a defect must cost this batch only, not the writer
                 _log.error("batch_failed", error=where(error), claims=len(entries))
-                await self._disconnect()
+                self._connection.drop()
                 for entry in entries:
                     entry.settle(OutcomeUnknown(entry.claim.id))
 
@@ -225,7 +233,7 @@ class Ledger:
         """One batch, one transaction. Raises _LostCommit when COMMIT was sent and not answered; else, on any error,
         nothing is stored.
         """
-        connection = await self._connected()
+        connection = await self._connection.get()
         # Whoever gave up while we connected was told that nothing is stored, and so it must be.
         entries = [entry for entry in entries if not entry.future.done()]
         if not entries:
@@ -250,10 +258,10 @@ class Ledger:
 
     async def _rolled_back(self, error: Exception) -> bool:
         """After a certain rollback: makes the connection usable again; True when the database itself is the trouble."""
-        away = self._connection is None or self._connection.is_closed() or db.is_away(error)
+        away = not self._connection.is_open or db.is_away(error)
         if not away:
             try:
-                await self._connection.execute("ROLLBACK")
+                await (await self._connection.get()).execute("ROLLBACK")
             except Exception:  # noqa: BLE001  a connection that cannot even roll back is dropped, which does it too
                 away = True
         metrics.LEDGER_FAILURES.labels("database_away" if away else "statement").inc()
@@ -262,7 +270,7 @@ class Ledger:
         self._away = away
         self._mark(list(self._pending), in_doubt=False)
         if away:
-            await self._disconnect()
+            self._connection.drop()
         return away
 
     async def _look_up(self, entries: Sequence[_Entry], transaction_id: str | None) -> dict[UUID, Outcome]:
@@ -273,17 +281,17 @@ class Ledger:
         _log.warning("commit_lost", claims=len(entries))
         loop = asyncio.get_running_loop()
         until = loop.time() + WAIT_S
-        await self._disconnect()
+        self._connection.drop()
         while loop.time() < until:
             try:
-                connection = await self._connected()
+                connection = await self._connection.get()
                 if not await _still_runs(connection, transaction_id):
                     rows = await connection.fetch(statements.STORED, [entry.claim.id for entry in entries])
                     self._mark(entries, in_doubt=False)
                     return {row[0]: Accepted(row[0]) for row in rows}
             except Exception as error:  # noqa: BLE001  whatever it is, the question stays open
                 _log.warning("commit_lookup_failed", error=where(error))
-                await self._disconnect()
+                self._connection.drop()
             await asyncio.sleep(RECONNECT_PAUSE_S)
         return {entry.claim.id: OutcomeUnknown(entry.claim.id) for entry in entries}
 
@@ -299,22 +307,13 @@ class Ledger:
                 asyncio.get_running_loop().call_later(BUSY_POLL_S, self._requeue, entry)
             elif outcome is not None:
                 entry.settle(outcome)
+        if any(isinstance(outcome, Accepted) for outcome in outcomes.values()):
+            self._committed()
 
     @staticmethod
     def _mark(entries: Sequence[_Entry], *, in_doubt: bool) -> None:
         for entry in entries:
             entry.in_doubt = in_doubt
-
-    async def _connected(self) -> Any:
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await self._connect()
-        return self._connection
-
-    async def _disconnect(self) -> None:
-        """Drops the connection without a word to the server, which may not be there."""
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
 
 
 async def _still_runs(connection: Any, transaction_id: str | None) -> bool:

@@ -82,6 +82,10 @@ class ClaimEvent(SQLModel, table=True):
     """A transition of a claim: history, audit trail and outbox in one. Rows are only ever added; no PHI."""
 
     __tablename__ = "claim_event"
+    __table_args__ = (
+        Index("ix_claim_event_unpublished", "claim_id", "seq", postgresql_where=text("published_at IS NULL")),
+        Index("ix_claim_event_at", "at", postgresql_using="brin"),
+    )
 
     claim_id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
     seq: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
@@ -97,9 +101,17 @@ class ClaimEvent(SQLModel, table=True):
 
 
 class Payment(SQLModel, table=True):
-    """What is due for a claim: at once the saga's state and its queue. `last_error` holds no PHI."""
+    """What is due for a claim: at once the saga's state and its queue. It ends with the claim's reversal.
+
+    `lease_no` grows with each lease and fences what the holder of an earlier one does. `event_seq` is the seq of the
+    claim's last event: whoever holds this row's lock may write the next. `last_error` holds no PHI.
+    """
 
     __tablename__ = "payment"
+    __table_args__ = (
+        Index("ix_payment_due", "state", "next_attempt_at", postgresql_where=text("state <> 'paid'")),
+        Index("ix_payment_open", "state", "claim_id", postgresql_where=text("state <> 'paid'")),
+    )
 
     claim_id: UUID = Field(sa_column=Column(Uuid, primary_key=True))
     redrive_no: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
@@ -112,3 +124,4 @@ class Payment(SQLModel, table=True):
     leased_until: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True)))
     payment_id: str | None = Field(default=None, sa_type=Text)
     last_error: str | None = Field(default=None, sa_type=Text)
+    event_seq: int = Field(default=1, sa_column_kwargs={"server_default": text("1")})

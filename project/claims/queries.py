@@ -1,17 +1,21 @@
 """Reads of claims. Called by `routes`. Every read is of one client's claims; what belongs to others is not found."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select
+from sqlalchemy import ColumnElement, Select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from project.claims.models import Claim, ClaimEvent, ClaimLine, ClaimNumber
+from project.claims.models import Claim, ClaimEvent, ClaimLine, ClaimNumber, Payment
 from project.ids import first_id_at
+
+_STATE_OF = {"accepted": "due", "reversing": "reversing"}
+_OPEN = text("payment.state <> 'paid'")  # as the partial index says it, so that the planner may use that
 
 
 async def find_claim(engine: AsyncEngine, client: str, claim_id: UUID) -> tuple[Claim, Sequence[ClaimLine]] | None:
@@ -23,6 +27,27 @@ async def find_claim(engine: AsyncEngine, client: str, claim_id: UUID) -> tuple[
             return None
         in_order = select(ClaimLine).where(ClaimLine.claim_id == claim_id).order_by(col(ClaimLine.line_no))
         return claim, (await session.exec(in_order)).all()
+
+
+@dataclass(frozen=True, slots=True)
+class Reversal:
+    """How a claim ended: why (refused or exhausted), when (UTC), and in which dead letter it is kept."""
+
+    reason: str
+    at: datetime
+    letter_id: UUID
+
+
+async def find_reversal(engine: AsyncEngine, client: str, claim_id: UUID) -> Reversal | None:
+    """The last reversal of a claim, told by its events; None when the client has no claim that was reversed.
+
+    A dead letter bears the id of the event claim.reversing that was written with it.
+    """
+    found: dict[str, ClaimEvent] = {event.type: event for event in await find_events(engine, client, claim_id)}
+    if "claim.reversed" not in found:
+        return None
+    last = found["claim.reversed"]
+    return Reversal(last.detail or "refused", last.at, found["claim.reversing"].id)
 
 
 async def find_events(engine: AsyncEngine, client: str, claim_id: UUID) -> Sequence[ClaimEvent]:
@@ -55,8 +80,12 @@ async def find_claims(
         wanted.append(col(Claim.id) >= first_id_at(received_after))
     if received_before is not None:
         wanted.append(col(Claim.id) < first_id_at(received_before))
-    if status is not None:
+    if status == "paid":
         wanted.append(col(Claim.status) == status)
+    elif status is not None:
+        # Few claims at any time: found by the queue's index, whose rows change in the same transactions.
+        open_payments = select(Payment.claim_id).where(Payment.state == _STATE_OF[status], _OPEN)
+        wanted.append(col(Claim.id).in_(open_payments))
     if claim_number is not None:
         wanted.append(col(Claim.id).in_(_holder_of(client, claim_number)))
     page = select(Claim).where(*wanted).order_by(col(Claim.id).desc()).limit(limit)

@@ -110,17 +110,23 @@ class ClaimRoutes:
         metrics.CLAIMS_REPLAYED.inc()
         found = await queries.find_claim(self._engine, client, claim_id)
         if found is None:
-            raise Problem(410, "Gone", "the claim that this key made was reversed")
+            raise await self._missing(client, claim_id)
         claim, lines = found
         return _created(stored_answer(claim), lines, minimal=minimal, replayed=True)
 
     async def get_claim(self, request: Request, claim_id: UUID) -> Response:
         """A claim with its lines."""
-        found = await queries.find_claim(self._engine, client_of(request), claim_id)
+        client = client_of(request)
+        found = await queries.find_claim(self._engine, client, claim_id)
         if found is None:
-            raise _not_found()
+            raise await self._missing(client, claim_id)
         claim, lines = found
         return wire.json_response({**stored_answer(claim), "lines": answers.lines(lines)})
+
+    async def _missing(self, client: str, claim_id: UUID) -> Problem:
+        """Why there is no such claim: it was reversed, or never was."""
+        reversal = await queries.find_reversal(self._engine, client, claim_id)
+        return _not_found() if reversal is None else answers.gone(reversal)
 
     async def get_events(self, request: Request, claim_id: UUID) -> Response:
         """A claim's history, oldest first."""
@@ -135,7 +141,7 @@ class ClaimRoutes:
             self._engine,
             client_of(request),
             limit=query.limit + 1,  # one more tells whether there is a next page
-            before=None if query.cursor is None else answers.claim_before_cursor(query.cursor),
+            before=None if query.cursor is None else answers.id_of_cursor(query.cursor),
             **query.model_dump(exclude={"limit", "cursor"}),
         )
         page = found[: query.limit]
@@ -166,10 +172,12 @@ def router(handlers: ClaimRoutes) -> APIRouter:
     )
     for path, handler, summary, model, errors in (
         ("/claims", handlers.get_claims, "List claims, newest first", schemas.ClaimPage, (422, 503)),
-        ("/claims/{claim_id}", handlers.get_claim, "Look at a claim", schemas.ClaimAnswer, (404, 422, 503)),
+        ("/claims/{claim_id}", handlers.get_claim, "Look at a claim", schemas.ClaimAnswer, (404, 410, 422, 503)),
         ("/claims/{claim_id}/events", handlers.get_events, "A claim's history", schemas.EventList, (404, 422, 503)),
     ):
         responses: dict[int | str, dict[str, Any]] = {200: {"model": model}, **problems(*errors)}
+        if 410 in responses:
+            responses[410] = {"model": schemas.ReversedClaim, "description": "The claim was reversed"}
         routes.add_api_route(
             path, handler, methods=["GET"], summary=summary, response_class=Response, responses=responses
         )

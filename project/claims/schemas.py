@@ -29,6 +29,14 @@ class InvalidClaim(ProblemBody):
     errors: list[Fault]
 
 
+class ReversedClaim(ProblemBody):
+    """Payments refused the claim or could not be reached in all attempts; it was taken back and is kept in a letter."""
+
+    reason: Literal["refused", "exhausted"]
+    reversed_at: str = Field(examples=["2026-11-23T10:00:01.000Z"], json_schema_extra={"format": "date-time"})
+    dead_letter: str = Field(examples=[f"/dead-letters/{EXAMPLE_ID}"])
+
+
 class LineAnswer(BaseModel):
     """A line under its canonical names. Amounts are USD with two decimals."""
 

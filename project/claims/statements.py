@@ -24,7 +24,7 @@ ON CONFLICT (client, key) DO UPDATE
 SET claim_id = excluded.claim_id, fingerprint = excluded.fingerprint, created_at = excluded.created_at
 WHERE held.created_at < now() - $5::interval
 RETURNING claim_id
-"""  # noqa: S608  only the constant above is put in
+"""
 
 # $1 client[], $2 key[], $3 retention: what the losers of KEYS ran into.
 KEYS_HELD = """
@@ -41,7 +41,7 @@ FROM unnest($1::text[], $2::text[], $3::uuid[]) AS wanted (claim_number, client,
 WHERE pg_try_advisory_xact_lock({NUMBER_LOCK}, hashtext(client || chr(31) || claim_number))
 ON CONFLICT (claim_number, client) DO NOTHING
 RETURNING claim_id
-"""  # noqa: S608  only the constant above is put in
+"""
 
 # $1 claim_number[], $2 client[]: what the losers of NUMBERS ran into.
 NUMBERS_HELD = """
@@ -52,6 +52,13 @@ JOIN claim_number AS held USING (claim_number, client)
 
 # $1 client[], $2 key[] of claims that lost their number: only a stored claim is remembered.
 KEYS_GIVEN_BACK = "DELETE FROM idempotency_key WHERE (client, key) IN (SELECT * FROM unnest($1::text[], $2::text[]))"
+
+# $1 retention (interval), $2 how many at a time: for housekeeping
+KEYS_EXPIRED = """
+DELETE FROM idempotency_key WHERE (client, key) IN (
+    SELECT client, key FROM idempotency_key WHERE created_at < now() - $1::interval LIMIT $2
+)
+"""
 
 # $1 id[], $2 client[], $3 claim_number[], $4 net_fee[], $5 line_count[], $6 warnings[], $7 event id[]
 CLAIMS = """

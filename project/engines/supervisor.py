@@ -39,12 +39,17 @@ POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Child:
-    """A process of the service: its words, and the URL that answers 200 once it serves (None: it does not listen)."""
+    """A process of the service: its words, and the URL that answers 200 once it serves (None: it does not listen).
+
+    `port_setting` names what to change when its port is taken. One that `serves_others` is stopped after them.
+    """
 
     name: str
     argv: Sequence[str]
     ready_url: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    port_setting: str = "PORT"
+    serves_others: bool = False
 
 
 class _Stopped(Exception):
@@ -199,7 +204,14 @@ class _Supervisor:
 
     def _stop(self) -> None:
         self._stopping = True
-        for group, grace_s in ((self._services, CHILD_GRACE_S), (self._engines, ENGINE_GRACE_S)):
+        started = list(zip(self._services, self._children, strict=False))
+        callers = [kept for kept, child in started if not child.serves_others]
+        called = [kept for kept, child in started if child.serves_others]
+        for group, grace_s in (
+            (callers, CHILD_GRACE_S),
+            (called, CHILD_GRACE_S),
+            (self._engines, ENGINE_GRACE_S),
+        ):
             for kept in group:
                 kept.ask_to_stop()
             for kept in group:
@@ -271,7 +283,9 @@ def _check_ports(children: Sequence[Child]) -> None:
             except OSError as error:
                 taken = error.errno == errno.EADDRINUSE
                 why = "is taken" if taken else f"cannot be used ({error.strerror})"
-                raise EngineError(f"port {port} of {host} {why}; {child.name} needs it: set PORT to another") from None
+                raise EngineError(
+                    f"port {port} of {host} {why}; {child.name} needs it: set {child.port_setting} to another"
+                ) from None
 
 
 def _answers(url: str) -> bool:

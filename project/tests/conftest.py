@@ -15,6 +15,7 @@ import redis
 from project.engines import launch, postgres, valkey
 from project.engines.places import DATABASE, VALKEY_SOCKET, Places
 from project.engines.process import Kept, Program
+from project.tests.saga import Saga, performing
 from project.tests.service import Service, environment, running, wait_until
 
 _numbers = itertools.count(1)
@@ -130,3 +131,10 @@ def service(template: Places, tmp_path_factory: pytest.TempPathFactory) -> Itera
         started.database_url = database_url
         yield started
     next(databases, None)
+
+
+@pytest.fixture
+def saga(database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Saga]:
+    """A stand-in payments service over this test's database; a test starts the workers that it wants."""
+    with performing(tmp_path / "saga", database_url, redis_url) as started:
+        yield started

@@ -26,6 +26,7 @@ class Proxy:
         self._after: bytes | None = None
         self._refuse = False
         self._refuse_once_cut = False
+        self.tasks: set[asyncio.Task[None]] = set()
         self.open = asyncio.Event()
         self.open.set()
 
@@ -38,24 +39,44 @@ class Proxy:
         self._after = marked
         self._refuse_once_cut = and_refuse_connections
 
+    def cut_all(self) -> int:
+        """Cuts every connection there is now; how many."""
+        alive = [task for task in self.tasks if not task.done()]
+        for task in alive:
+            task.cancel()
+        return len(alive)
+
     def refuse_connections(self) -> None:
         """From now on nobody gets through."""
         self._refuse = True
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until a side ends it or it is cut."""
+        task = asyncio.current_task()
+        assert task
+        self.tasks.add(task)
+        try:
+            await self._serve(reader, writer)
+        except asyncio.CancelledError:
+            pass  # cut
+        finally:
+            writer.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._refuse:
             writer.close()
             return
         await self.open.wait()
         to_server = await asyncio.open_unix_connection(self._server_socket)
         back = asyncio.create_task(_pass_on(to_server[0], writer))
-        await self._forward(reader, to_server[1], back)
-        for side in (to_server[1], writer):
-            side.close()
-        back.cancel()
-        with suppress(asyncio.CancelledError, ConnectionError):
-            await back
+        try:
+            await self._forward(reader, to_server[1], back)
+        finally:
+            for side in (to_server[1], writer):
+                side.close()
+            back.cancel()
+            with suppress(asyncio.CancelledError, ConnectionError):
+                await back
 
     async def _forward(
         self, reader: asyncio.StreamReader, to_server: asyncio.StreamWriter, back: asyncio.Task[None]
@@ -101,5 +122,10 @@ async def proxied(database_url: str) -> AsyncIterator[Proxy]:
         url = parts._replace(query=f"host={made}").geturl()
         proxy = Proxy(made, str(Path(folder) / ".s.PGSQL.5432"), url)
         server = await asyncio.start_unix_server(proxy.serve, str(Path(made) / ".s.PGSQL.5432"))
-        yield proxy
-        server.close()
+        try:
+            yield proxy
+        finally:
+            server.close()
+            for task in proxy.tasks:
+                task.cancel()
+            await asyncio.gather(*proxy.tasks, return_exceptions=True)

@@ -51,15 +51,76 @@ def line(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-class Service:
-    """Web processes on a port of their own."""
+class Daemon:
+    """A process of ours on a port of its own: started, asked over HTTP, killed, started again."""
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-        self.process = process
+    def __init__(
+        self, folder: Path, argv: Sequence[str], url: str, ready_path: str, settings: Mapping[str, str]
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.url = url
-        self.log = log
+        self.log = folder / "log"
         self.http = httpx2.Client(base_url=url, timeout=20)
-        self.database_url = ""
+        self._folder = folder
+        self._argv = argv
+        self._ready_path = ready_path
+        self._environment = environment(folder, **settings)
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as output:
+            return subprocess.Popen(
+                self._argv,
+                cwd=self._folder,
+                env=self._environment,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def start_again(self) -> None:
+        """After its end: on the same port, with the same settings; ready when this returns."""
+        self.process = self._start()
+        self.await_ready()
+
+    def ready(self) -> bool:
+        """Whether it answers 200."""
+        if self.process.poll() is not None:
+            raise AssertionError(f"{self._argv} ended with {self.process.returncode}:\n{self.log.read_text()}")
+        try:
+            return self.http.get(self._ready_path).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def await_ready(self) -> None:
+        """Waits for that."""
+        wait_until(self.ready, f"{self._argv} is ready")
+
+    def kill(self) -> None:
+        """kill -9, and its end."""
+        self.process.kill()
+        self.process.wait(20)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(40)
+
+    def close(self) -> None:
+        """Stops it, if it runs."""
+        self.http.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.stop()
+
+
+class Service(Daemon):
+    """Web processes."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str], argv: Sequence[str]) -> None:
+        port = free_port()
+        super().__init__(folder, argv, f"http://127.0.0.1:{port}", "/readyz", {"PORT": str(port), **settings})
+        self.database_url = settings.get("DATABASE_URL", "")
 
     def submit(self, claim: Any, **headers: str) -> httpx2.Response:
         """Posts a claim as JSON; header names with underscores for hyphens."""
@@ -74,20 +135,6 @@ class Service:
         accepted: dict[str, Any] = answer.json()
         return accepted
 
-    def ready(self) -> bool:
-        """Whether /readyz says so."""
-        if self.process.poll() is not None:
-            raise AssertionError(f"the web process ended with {self.process.returncode}:\n{self.log.read_text()}")
-        try:
-            return self.http.get("/readyz").status_code == 200
-        except httpx2.TransportError:
-            return False
-
-    def stop(self) -> int:
-        """SIGTERM, and the exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(40)
-
 
 def environment(data_dir: Path, **settings: str) -> dict[str, str]:
     """The environment of a process of ours: nothing of this machine's own settings but the path."""
@@ -100,23 +147,9 @@ def running(
     folder: Path, settings: Mapping[str, str], argv: Sequence[str] = (sys.executable, "-m", "project.web")
 ) -> Iterator[Service]:
     """A web service with these settings, ready; stopped at the end. `folder` holds its data and its log."""
-    port = free_port()
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "web.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            argv,
-            cwd=folder,
-            env=environment(folder, PORT=str(port)) | dict(settings),
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    service = Service(process, f"http://127.0.0.1:{port}", log)
+    service = Service(folder, settings, argv)
     try:
-        wait_until(service.ready, "the web service is ready")
+        service.await_ready()
         yield service
     finally:
-        service.http.close()
-        if process.poll() is None:
-            service.stop()
+        service.close()

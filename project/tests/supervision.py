@@ -96,7 +96,8 @@ def supervising(
     process = subprocess.Popen(
         argv or supervised(port, child),
         cwd=data_dir.parent,
-        env=environment(data_dir, PORT=str(port)) | settings,
+        env=environment(data_dir, PORT=str(port), PAYMENTS_PORT=str(free_port()), METRICS_PORT=str(free_port()))
+        | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

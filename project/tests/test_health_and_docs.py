@@ -63,6 +63,10 @@ def test_the_document_describes_every_route_with_its_errors(service: Service) ->
         "/claims",
         "/claims/{claim_id}",
         "/claims/{claim_id}/events",
+        "/dead-letters",
+        "/dead-letters/{letter_id}",
+        "/dead-letters/{letter_id}/redrive",
+        "/dead-letters/{letter_id}/discard",
         "/top-provider",
         "/metrics",
         "/hello",
@@ -73,6 +77,8 @@ def test_the_document_describes_every_route_with_its_errors(service: Service) ->
     assert set(post["requestBody"]["content"]) == {"application/json", "text/csv"}
     assert {"201", "400", "409", "413", "415", "422", "503"} <= set(post["responses"])
     assert "Location" in post["responses"]["201"]["headers"]
+    assert "410" in document["paths"]["/claims/{claim_id}"]["get"]["responses"]
+    assert {"202", "404", "409"} <= set(document["paths"]["/dead-letters/{letter_id}/redrive"]["post"]["responses"])
     refs = re.findall(r'"\$ref": ?"#/components/schemas/(\w+)"', service.http.get("/openapi.json").text)
     assert set(refs) <= set(document["components"]["schemas"])
 

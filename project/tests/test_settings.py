@@ -1,5 +1,6 @@
 """Settings: what is refused, and that a refusal never shows a value."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,12 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("TOP_PROVIDER_RATE_LIMIT", "10/fortnight"),
         ("TOP_PROVIDER_RATE_LIMIT", "0/minute"),
         ("MAX_LINES", "-1"),
+        ("PAYMENTS_URL", "ftp://secret@host"),
+        ("PAYMENTS_ATTEMPTS", "0"),
+        ("PAYMENTS_READ_TIMEOUT_S", "6"),
+        ("EVENTS_URL", "amqp://secret@host"),
+        ("EVENTS_TOPIC", "a secret topic"),
+        ("METRICS_PORT", "70000"),
     ],
 )
 def test_a_wrong_setting_is_named_without_its_value(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
@@ -58,6 +65,30 @@ def test_both_spellings_of_a_postgres_url_are_one(monkeypatch: pytest.MonkeyPatc
     assert load().storage.database_url == "postgresql://app@/claims?host=/run/pg"
 
 
+def test_the_ports_beside_follow_from_the_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "9100")
+    assert (load().payments_port, load().metrics_port) == (9101, 9102)
+    assert load().payments_url == "http://127.0.0.1:9101"
+    monkeypatch.setenv("PAYMENTS_PORT", "7001")
+    monkeypatch.setenv("METRICS_PORT", "7002")
+    assert (load().payments_url, load().metrics_port) == ("http://127.0.0.1:7001", 7002)
+    monkeypatch.setenv("PAYMENTS_URL", "https://pay.example.org/v1/")
+    assert load().payments_url == "https://pay.example.org/v1"
+
+
+def test_a_port_without_room_beside_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "65534")
+    with pytest.raises(SettingsError, match="METRICS_PORT"):
+        load()
+    monkeypatch.setenv("METRICS_PORT", "9000")
+    assert load().payments_port == 65535
+
+
+def test_a_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAYMENTS_TOKEN", "secret")
+    assert "secret" not in repr(load())
+
+
 def test_words_are_taken_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_LEVEL", "WARNING")
     monkeypatch.setenv("NPI_CHECK", "Strict")
@@ -74,6 +105,8 @@ def test_rates_name_their_window(text: str, rate: Rate) -> None:
 def test_every_setting_has_a_line_in_the_example_file() -> None:
     example = (Path(__file__).parents[2] / ".env.example").read_text()
     chosen = load()
-    for group in (chosen.server, chosen.storage, chosen.intake, chosen.ranking, chosen.logging):
+    groups = [getattr(chosen, member.name) for member in fields(chosen)]
+    assert len(groups) == 8
+    for group in groups:
         for name in type(group).model_fields:
             assert f"#{name.upper()}=" in example, name

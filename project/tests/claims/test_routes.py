@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 
 from project.ids import new_id
-from project.tests.service import Service, line
+from project.tests.service import Service, line, wait_until
 
 CSV = (Path(__file__).parents[1] / "data" / "claim_1234.csv").read_bytes()
 FEES = ["0.00", "0.00", "81.25", "35.60"]
@@ -289,4 +289,4 @@ def test_the_answer_carries_the_clients_request_id_if_it_is_fit_to_log(service: 
     )
     made = service.http.get("/hello", headers={"X-Request-ID": "no blanks please"}).headers["x-request-id"]
     assert made != "no blanks please"
-    assert f'"request_id":"{made}"' in service.log.read_text()
+    wait_until(lambda: f'"request_id":"{made}"' in service.log.read_text(), "the request is logged")

@@ -1,0 +1,1 @@
+"""What payments refused: kept whole, looked at, sent again or given up."""

@@ -1,0 +1,28 @@
+"""What has outlived its retention is deleted, a little at a time. Called by `worker` while it leads."""
+
+from datetime import timedelta
+from typing import Any
+
+from project.claims.statements import KEYS_EXPIRED
+from project.dead_letters.statements import EXPIRED as LETTERS_EXPIRED
+from project.telemetry import saga_metrics as metrics
+
+AT_ONCE = 1_000
+
+
+async def keep_house(connection: Any, key_retention_s: int, letter_retention_s: int) -> dict[str, int]:
+    """Deletes expired idempotency keys and closed dead letters; how many of each. Each step commits by itself."""
+    deleted = {}
+    for table, statement, retention_s in (
+        ("idempotency_key", KEYS_EXPIRED, key_retention_s),
+        ("dead_letter", LETTERS_EXPIRED, letter_retention_s),
+    ):
+        deleted[table] = 0
+        while True:
+            tag = await connection.execute(statement, timedelta(seconds=retention_s), AT_ONCE)
+            count = int(tag.rsplit(" ", 1)[-1])
+            deleted[table] += count
+            metrics.EXPIRED.labels(table).inc(count)
+            if count < AT_ONCE:
+                break
+    return deleted

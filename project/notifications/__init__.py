@@ -1,0 +1,1 @@
+"""Events for other systems: the claim's history, published in order."""

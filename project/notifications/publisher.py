@@ -1,0 +1,154 @@
+"""The outbox: unpublished events, oldest claims first, sent to the hub in each claim's order and then marked.
+
+Run by `worker` while it leads. A round takes the first unpublished event of each claim, so an event is never sent
+before its predecessor was taken, whatever part of a round fails. Sent and not yet marked when the process dies: sent
+again. That two processes publish at once would repeat events, but not disorder them; the lead only saves that work.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from project import db, wire
+from project.ids import rfc3339
+from project.notifications.event_hub import EventHub, HubAway, Message
+from project.telemetry import saga_metrics as metrics
+from project.telemetry.logs import where
+
+_log = structlog.get_logger("publisher")
+
+ROUND = 500
+POLL_S = 1.0
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 5.0
+FORGET = 1_000
+
+_COLUMNS = "claim_id, seq, type, at, actor, client, amount, line_count, detail"
+# $1 how many: the first unpublished event of each claim
+UNPUBLISHED = f"""
+SELECT DISTINCT ON (claim_id) {_COLUMNS} FROM claim_event
+WHERE published_at IS NULL ORDER BY claim_id, seq LIMIT $1
+"""
+# $1 claim_id[], $2 seq[]
+PUBLISHED = """
+UPDATE claim_event SET published_at = now()
+FROM unnest($1::uuid[], $2::int[]) AS sent (claim_id, seq)
+WHERE claim_event.claim_id = sent.claim_id AND claim_event.seq = sent.seq
+"""
+# $1 since, $2 how many at a time: they count as unpublished again
+ANNOUNCE = """
+UPDATE claim_event SET published_at = NULL WHERE (claim_id, seq) IN (
+    SELECT claim_id, seq FROM claim_event WHERE at >= $1 AND published_at IS NOT NULL AND published_at < $3 LIMIT $2
+)
+"""
+NOW = "SELECT now()"
+
+
+def cloud_event(source: str, row: Any) -> bytes:
+    """An event as CloudEvents 1.0 JSON with the `sequence` extension. No PHI: ids, amounts (USD) and our own words."""
+    return wire.encode(
+        {
+            "specversion": "1.0",
+            "id": f"{row['claim_id']}/{row['seq']}",
+            "source": source,
+            "type": row["type"],
+            "subject": str(row["claim_id"]),
+            "time": rfc3339(row["at"]),
+            "sequence": f"{row['seq']:010}",  # compared as text
+            "datacontenttype": "application/json",
+            "data": {
+                "claim_id": str(row["claim_id"]),
+                "seq": row["seq"],
+                "client": row["client"],
+                "net_fee": row["amount"],
+                "line_count": row["line_count"],
+                "actor": row["actor"],
+                "detail": row["detail"],
+            },
+        }
+    )
+
+
+async def publish_round(connection: Any, hub: EventHub, source: str) -> tuple[int, int]:
+    """Sends one round and marks what was taken: how many were there, how many were taken."""
+    rows: Sequence[Any] = await connection.fetch(UNPUBLISHED, ROUND)
+    if not rows:
+        return 0, 0
+    taken = await hub.send([Message(str(row["claim_id"]), cloud_event(source, row)) for row in rows])
+    sent = [row for row, has in zip(rows, taken, strict=True) if has]
+    if sent:
+        await connection.execute(PUBLISHED, [row["claim_id"] for row in sent], [row["seq"] for row in sent])
+    metrics.EVENTS_PUBLISHED.inc(len(sent))
+    return len(rows), len(sent)
+
+
+async def announce(connection: Any, since: datetime) -> AsyncIterator[int]:
+    """Has all events at or after `since` sent again, in order; yields how many more after each step."""
+    started = await connection.fetchval(NOW)
+    while True:
+        tag = await connection.execute(ANNOUNCE, since, FORGET, started)
+        if not (count := int(tag.rsplit(" ", 1)[-1])):
+            return
+        yield count
+
+
+class Publisher:
+    """Publishes until it is stopped; opens the hub, and opens it again after it was lost."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Any]],
+        open_hub: Callable[[], AbstractAsyncContextManager[EventHub]],
+        source: str,
+    ) -> None:
+        self._connection = db.Reconnecting(connect)
+        self._open_hub = open_hub
+        self._source = source
+        self._wake = asyncio.Event()
+        self._away = False
+        self._pause = FIRST_PAUSE_S
+
+    def wake(self) -> None:
+        """There may be something to publish."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until it is cancelled. What the hub or the database raise is told once and tried again."""
+        try:
+            while True:
+                try:
+                    async with self._open_hub() as hub:
+                        await self._publish(hub)
+                except Exception as error:  # noqa: BLE001  told once and tried again
+                    self._told(error)
+                    self._connection.drop()
+                await asyncio.sleep(self._pause)
+                self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
+        finally:
+            self._connection.drop()
+
+    async def _publish(self, hub: EventHub) -> None:
+        while True:
+            found, taken = await publish_round(await self._connection.get(), hub, self._source)
+            if taken < found:
+                raise HubAway
+            if self._away:
+                _log.info("events_published_again")
+            self._away, self._pause = False, FIRST_PAUSE_S
+            if found < ROUND:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await self._wake.wait()
+                self._wake.clear()
+
+    def _told(self, error: Exception) -> None:
+        of_hub = isinstance(error, HubAway)
+        if of_hub:
+            metrics.HUB_FAILURES.inc()
+        if not self._away:  # told once, not at every try
+            _log.warning("event_hub_away" if of_hub else "publishing_failed", error=where(error.__cause__ or error))
+        self._away = True

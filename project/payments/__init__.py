@@ -1,0 +1,1 @@
+"""The saga: every accepted claim is paid, or reversed with nothing paid."""

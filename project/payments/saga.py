@@ -1,0 +1,112 @@
+"""The saga's steps: pay and reverse. A step makes one call, with no transaction open, and hands on what came of it.
+
+Called by `worker` for each leased payment (and by the simulation, which kills it at every await). What a step decides
+is durable only when `settle` says so; whoever is killed in between leaves a lease that runs out, and the next holder
+asks again under the same key.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+
+from project.ids import born_at
+from project.payments import retry
+from project.payments.breaker import Breaker, State
+from project.payments.client import CALL_S, Cancelled, Due, Paid, Refused, Result, Unavailable, Unknown
+from project.payments.settling import Failed, GivenBack, GivenUp, NotCancelled, Outcome, Reversed, Settled
+from project.telemetry import saga_metrics as metrics
+
+_log = structlog.get_logger("saga")
+
+
+class Payments(Protocol):
+    """What the steps need of the payments client."""
+
+    async def pay(self, due: Due) -> Result: ...
+    async def cancel(self, key: str) -> Cancelled | Unavailable | Unknown: ...
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What a step works with. `clock` gives monotonic seconds, `attempts` is how many calls a payment gets."""
+
+    payments: Payments
+    settle: Callable[[Outcome, float], Awaitable[bool]]
+    breaker: Breaker
+    dice: random.Random
+    clock: Callable[[], float]
+    attempts: int
+
+    async def pay(self, due: Due, expires: float) -> Outcome:
+        """One attempt at a payment: pays, tries again later, or gives it up and leaves the claim to `reverse`.
+
+        `expires` is the moment of `clock` at which the lease ends. What opened the breaker may have done so after
+        the lease, and a worker that was stalled may be too late: then no call is made and the attempt not counted.
+        """
+        if self.breaker.state is State.OPEN or self.clock() + CALL_S > expires:
+            back = GivenBack(due)
+            await self.settle(back, expires)
+            return back
+        result = await self.payments.pay(due)
+        if isinstance(result, Paid | Refused):
+            self.breaker.decided()
+        else:
+            self.breaker.failed(self.clock())
+        outcome = self._judged(due, result)
+        _record(outcome, await self.settle(outcome, expires))
+        return outcome
+
+    def _judged(self, due: Due, result: Result) -> Outcome:
+        """An expired lease may bring more attempts than allowed; each was one more call under the same key."""
+        match result:
+            case Paid(payment_id):
+                return Settled(due, payment_id)
+            case Refused(reason):
+                return GivenUp(due, "refused", reason)
+        if due.attempts >= self.attempts:
+            return GivenUp(due, "exhausted", result.detail)
+        asked = result.retry_after if isinstance(result, Unavailable) else 0.0
+        return Failed(due, result.detail, retry.delay(due.attempts, retry.LONGEST_PAY_S, self.dice, asked))
+
+    async def reverse(self, due: Due, expires: float) -> Outcome:
+        """One attempt at a reversal. The claim is deleted only after payments confirmed that its key never pays."""
+        result = await self.payments.cancel(due.key)
+        outcome: Outcome
+        if isinstance(result, Cancelled):
+            outcome = Reversed(due)
+        else:
+            pause = retry.delay(due.attempts, retry.LONGEST_CANCEL_S, self.dice)
+            outcome = NotCancelled(due, result.detail, pause)
+        _record(outcome, await self.settle(outcome, expires))
+        return outcome
+
+
+def _record(outcome: Outcome, changed: bool) -> None:
+    """Counts what became of a step, and tells of what an operator may ask about."""
+    claim = str(outcome.due.claim_id)
+    if not changed:
+        metrics.FENCED.inc()
+        _log.info("lease_lost", claim=claim, redrive_no=outcome.due.redrive_no)
+        return
+    match outcome:
+        case Settled(due):
+            metrics.PAID.inc()
+            if due.redrive_no == 0:
+                metrics.TO_PAID_SECONDS.observe((datetime.now(UTC) - born_at(due.claim_id)).total_seconds())
+        case Failed(due, detail, delay_s):
+            _log.info(
+                "payment_attempt_failed", claim=claim, attempt=due.attempts, why=detail, again_in_s=round(delay_s, 2)
+            )
+        case GivenUp(due, reason, detail):
+            metrics.GIVEN_UP.labels(reason).inc()
+            _log.warning("payment_given_up", claim=claim, redrive_no=due.redrive_no, reason=reason, why=detail)
+        case NotCancelled(_, detail, delay_s):
+            metrics.CANCEL_FAILURES.inc()
+            _log.warning("cancel_not_confirmed", claim=claim, why=detail, again_in_s=round(delay_s, 2))
+        case Reversed():
+            metrics.REVERSED.inc()
+            _log.info("claim_reversed", claim=claim, redrive_no=outcome.due.redrive_no)
