@@ -59,6 +59,7 @@ class Lane:
         self._drained = True
         self._stopping = False
         self._away = False
+        self._connected = False
 
     def wake(self) -> None:
         """Something may be due."""
@@ -119,12 +120,14 @@ class Lane:
             taken = await lease(await self._connection.get(), self._statement, limit)
         except Exception as error:  # noqa: BLE001  whatever it is, the next try is on a new connection
             self._connection.drop()
-            if not self._away:  # told once, not twice a second
-                _log.warning("database_away", lane=self.name, error=where(error))
+            if not self._away:  # told once, not twice a second; at the start it is only late
+                log = _log.warning if self._connected else _log.info
+                log("database_away" if self._connected else "waiting_for_database", lane=self.name, error=where(error))
             self._away = True
             await asyncio.sleep(AWAY_PAUSE_S)
             return []
         if self._away:
             _log.info("database_back", lane=self.name)
             self._away = False
+        self._connected = True
         return taken

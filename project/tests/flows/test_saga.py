@@ -197,7 +197,7 @@ def test_a_worker_without_a_database_waits_for_it_in_one_line(saga: Saga, tmp_pa
     worker = saga.worker(DATABASE_URL=f"postgresql://app@127.0.0.1:{free_port()}/claims")
     time.sleep(2)  # long enough for several tries
     lines = worker.log.read_text().splitlines()
-    assert sum("database_away" in told for told in lines) == 2  # one for each lane
+    assert sum("waiting_for_database" in told for told in lines) == 2  # one for each lane
     assert worker.stop() == 0
 
 

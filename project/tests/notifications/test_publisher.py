@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -16,7 +19,7 @@ from project.notifications.event_hub import EventHub, HubAway, Message, open_hub
 from project.notifications.publisher import announce, publish_round
 from project.settings import EventsSettings
 from project.tests.rows import new_claim, store
-from project.tests.service import free_port, line
+from project.tests.service import ROOT, free_port, line, wait_until
 
 SOURCE = "/claim_process"
 
@@ -195,3 +198,36 @@ async def test_announced_events_are_published_again_in_order(database_url: str, 
     assert sum([count async for count in announce(connection, since)]) == 0
     assert await publish_all(connection, hub) == 87
     check(hub.taken, ids[1:])
+
+
+async def published_twice(database_url: str, redis_url: str) -> list[str]:
+    """Three claims of two events each, all of them in the stream twice; the claims' ids."""
+    connection = await asyncpg.connect(database_url)
+    ids = await with_events(database_url, connection, 3, 2)
+    async with open_hub(EventsSettings(), redis_url) as hub:
+        await publish_all(connection, hub)
+        await connection.execute("UPDATE claim_event SET published_at = NULL")
+        await publish_all(connection, hub)
+    await connection.close()
+    return ids
+
+
+def test_the_example_consumer_reads_each_event_once(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    ids = asyncio.run(published_twice(database_url, redis_url))
+    script = [sys.executable, str(ROOT / "docs" / "examples" / "consume_events.py"), redis_url, "readers"]
+    printed = tmp_path / "printed"
+    with printed.open("w") as output, subprocess.Popen(script, stdout=output, stderr=subprocess.STDOUT) as consumer:
+        try:
+            with redis.Redis.from_url(redis_url) as client:
+
+                def done() -> bool:
+                    groups = client.xinfo_groups("claim-events")
+                    return bool(groups) and groups[0]["entries-read"] == 12 and groups[0]["pending"] == 0
+
+                wait_until(done, "everything is read and acknowledged")
+        finally:
+            consumer.terminate()
+    lines = [told.split() for told in printed.read_text().splitlines()]
+    assert [(kind, claim) for _, kind, claim, _ in lines] == [
+        (kind, claim) for kind in ("claim.accepted", "claim.attempt_failed") for claim in ids
+    ]

@@ -5,7 +5,7 @@ the stand-in's store. Simulated are the processes (killed or stalled at every aw
 and answers lost, late, doubled, out of order), the event hub, and time. Of all actors exactly one runs at a time, and
 the dice say which, so the same seed is the same story. A Violation names the seed; replay it with
 
-    python -m project.tests.payments.simulation SEED
+    DATABASE_URL=(a migrated scratch database) python -m project.tests.payments.simulation --tell SEED
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from project import db, settings
 from project.claims import batch
 from project.dead_letters import queue
 from project.errors import Problem
+from project.ids import new_id
 from project.notifications.event_hub import HubAway, Message
 from project.notifications.publisher import publish_round
 from project.payments import stand_in_store as store
@@ -97,8 +98,9 @@ class Hub:
 class Simulation:
     """One seed's world over one connection, whose database has no open payments when it begins and when it ends."""
 
-    def __init__(self, seed: int, connection: Any) -> None:
+    def __init__(self, seed: int, connection: Any, *, telling: bool = False) -> None:
         self.seed = seed
+        self._telling = telling
         self.dice = random.Random(seed)
         self._attempts = self.dice.choice([1, 1, 2, 4])
         self._most_claims = self.dice.choice([1, 1, 2, 5])
@@ -114,6 +116,7 @@ class Simulation:
         self._requests: list[Request] = []
         self._owners = 0
         self._refused: set[str] = set()
+        self._life = new_id()  # a seed lived before in this database holds its claim numbers still
         self._stalled: set[int] = set()
 
     # --- what the actors call ---
@@ -282,7 +285,7 @@ class Simulation:
             await self._release(waiting, Unknown("no answer in time"))
 
     async def _submit(self) -> None:
-        number = f"S{self.seed}-{self.dice.randrange(3)}" if self.dice.random() < 0.5 else None
+        number = f"{self._life}-{self.dice.randrange(3)}" if self.dice.random() < 0.5 else None
         lines = [
             line(provider_npi=f"{1000000000 + self.dice.randrange(3)}", provider_fees=self.dice.randrange(10_000) / 100)
             for _ in range(self.dice.randint(1, 3))
@@ -324,6 +327,10 @@ class Simulation:
 
     # --- the story ---
 
+    def _tell(self, what: str) -> None:
+        if self._telling:
+            sys.stdout.write(f"{what}\n")
+
     async def run(self) -> "Simulation":
         """Lives through the seed, lets it become quiet, and checks every invariant; raises Violation."""
         await self._connection.execute(VIRTUAL_TIME)
@@ -331,7 +338,11 @@ class Simulation:
         try:
             for _ in range(STEPS):
                 weights, choices = zip(*self._choices(), strict=True)
-                await self.dice.choices(choices, weights)[0]()
+                number = self.dice.choices(range(len(choices)), weights)[0]
+                self._tell(
+                    f"{self.now:8.1f} s  choice {number} of {len(choices)}, {len(self._requests)} requests on their way"
+                )
+                await choices[number]()
             await self._become_quiet()
             await check(self._connection, self._store, self.claims, self.hub.delivered, f"seed {self.seed}")
             for request in self._requests:  # whatever was still on its way comes after the end, and changes nothing
@@ -368,13 +379,13 @@ async def _forget(work: Awaitable[object]) -> None:
     await work
 
 
-async def simulate(database_url: str, seeds: Sequence[int]) -> int:
+async def simulate(database_url: str, seeds: Sequence[int], *, telling: bool = False) -> int:
     """Runs the seeds one after the other; how many claims lived through them. Raises Violation, or sqlite3.Error."""
     connection = await db.connect_patiently(database_url)
     claims = 0
     try:
         for seed in seeds:
-            claims += len((await Simulation(seed, connection).run()).claims)
+            claims += len((await Simulation(seed, connection, telling=telling).run()).claims)
     finally:
         connection.terminate()
     return claims
@@ -382,6 +393,7 @@ async def simulate(database_url: str, seeds: Sequence[int]) -> int:
 
 if __name__ == "__main__":
     try:
-        asyncio.run(simulate(db.database_url(settings.load().storage), [int(seed) for seed in sys.argv[1:]]))
+        asked = [int(word) for word in sys.argv[1:] if word != "--tell"]
+        asyncio.run(simulate(db.database_url(settings.load().storage), asked, telling="--tell" in sys.argv))
     except (Violation, sqlite3.Error) as error:
         sys.exit(str(error))
