@@ -40,6 +40,7 @@ class Due:
     attempts: int
     net_fee: str
     providers: bytes
+    line_count: int = 1
 
     @property
     def key(self) -> str:

@@ -27,7 +27,7 @@ from project.telemetry import logs
 from project.telemetry.logs import where
 
 GRACE_S = 6.0  # for the calls in hand after SIGTERM
-BODY_BYTES = 4 * 1024 * 1024  # 10,000 providers take 0.6 MB
+BODY_BYTES = 16 * 1024 * 1024  # 100,000 providers take 6 MB
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 _KEY = re.compile(r"[\x20-\x7e]{1,255}\Z")

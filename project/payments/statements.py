@@ -22,7 +22,7 @@ WITH picked AS (
     RETURNING payment.claim_id, payment.redrive_no, payment.lease_no, payment.attempts
 )
 SELECT leased.claim_id, leased.redrive_no, leased.lease_no, leased.attempts, claim.net_fee::text AS net_fee,
-       {providers} AS providers
+       {providers} AS providers, claim.line_count
 FROM leased JOIN claim ON claim.id = leased.claim_id
 """
 

@@ -339,3 +339,16 @@ async def test_an_outcome_whose_lease_ran_out_is_dropped(database_url: str, conn
         assert not await settler.submit(Settled(due, "p-1"), asyncio.get_running_loop().time() + 0.3)
         await settler.close()
     assert await connection.fetchval("SELECT status FROM claim") == "accepted"
+
+
+async def test_large_claims_share_their_commits_with_few(database_url: str, connection: Any) -> None:
+    """Twelve claims of 4,000 lines are given up and reversed within the time that a statement has."""
+    lines = [line(provider_npi=f"{1000000000 + number}") for number in range(4000)]
+    await store(database_url, [new_claim(*lines) for _ in range(12)])
+    dues = await leased(connection, limit=12)
+    assert {due.line_count for due in dues} == {4000}
+    assert all(await settled_together(database_url, [GivenUp(due, "refused", "no") for due in dues]))
+    cancelled = await leased(connection, statements.LEASE_REVERSING, limit=12)
+    assert all(await settled_together(database_url, [Reversed(due) for due in cancelled]))
+    assert await connection.fetchval("SELECT count(*) FROM claim_line") == 0
+    assert (await audit.books(connection)).difference == 0
