@@ -158,7 +158,7 @@ _SAFE_DETAIL = {
 
 async def _database_error(_: Request, error: Exception) -> Response:
     """A read that the database did not answer: try again. Anything else about it is a defect, and a 500."""
-    if isinstance(error, DBAPIError) and not db.is_away(error):
+    if not db.is_away(error):
         raise error
     _log.warning("database_away", error=where(error))
     return problem_response(

@@ -45,7 +45,9 @@ def examine(as_json: Json = False) -> None:
 async def _examine(chosen: settings.Settings) -> doctor.Report:
     connection = await db.connect_patiently(db.database_url(chosen.storage))
     try:
-        return await doctor.examine(connection, chosen.payments_url, chosen.worker.stuck_after)
+        token = chosen.payments.payments_token
+        listed = await doctor.listed(chosen.payments_url, token.get_secret_value() if token else None)
+        return await doctor.examine(connection, listed, chosen.worker.stuck_after)
     finally:
         connection.terminate()
 
@@ -113,8 +115,10 @@ def main() -> None:
         app(prog_name="python -m project")
     except ServiceError as error:
         sys.exit(f"claim_process: {error}")
-    except db.AWAY as error:
-        sys.exit(f"claim_process: the database cannot be reached ({type(error).__name__})")
+    except Exception as error:
+        if not db.is_away(error):
+            raise
+        sys.exit(f"claim_process: the database cannot be reached, or is not migrated ({type(error).__name__})")
 
 
 if __name__ == "__main__":

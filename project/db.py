@@ -30,6 +30,7 @@ AWAY = (
     asyncio.TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.InternalClientError,
+    asyncpg.InterfaceError,  # a connection that is closed already; DataError below it is left out by `is_away`
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.OperatorInterventionError,
@@ -52,7 +53,7 @@ def database_url(storage: StorageSettings) -> str:
 def is_away(error: BaseException) -> bool:
     """Whether the error speaks of the database's state rather than of the statement."""
     if isinstance(error, AWAY):
-        return True
+        return not isinstance(error, asyncpg.DataError)
     return isinstance(error, DBAPIError) and isinstance(error.orig and error.orig.__cause__, AWAY)
 
 

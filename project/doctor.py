@@ -55,9 +55,8 @@ class Report:
         return self.books.difference == 0 and not self.torn and not self.stuck and agreed
 
 
-async def examine(connection: Any, payments_url: str, stuck_after_s: int) -> Report:
-    """Looks at everything. Raises what the database raises when it is away."""
-    listed = await _listed(payments_url)
+async def examine(connection: Any, listed: list[dict[str, Any]] | None, stuck_after_s: int) -> Report:
+    """Looks at everything; `listed` was asked before. Raises what the database raises when it is away."""
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         return Report(
             books=await audit.books(connection),
@@ -67,19 +66,20 @@ async def examine(connection: Any, payments_url: str, stuck_after_s: int) -> Rep
         )
 
 
-async def _listed(payments_url: str) -> list[dict[str, Any]] | None:
+async def listed(payments_url: str, token: str | None) -> list[dict[str, Any]] | None:
     """Every payment that the service knows; None if it does not tell."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     timeout = aiohttp.ClientTimeout(total=LISTING_TIMEOUT_S, sock_connect=2.0)
     try:
         async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
+            aiohttp.ClientSession(timeout=timeout, headers=headers) as session,
             session.get(f"{payments_url}/payments", allow_redirects=False) as answer,
         ):
             content = msgspec.json.decode(await answer.read()) if answer.status == 200 else None
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     items = content.get("items") if isinstance(content, dict) else None
-    return items if isinstance(items, list) else None
+    return items if isinstance(items, list) and all(isinstance(item, dict) for item in items) else None
 
 
 async def _compare(connection: Any, listed: list[dict[str, Any]]) -> Compared:

@@ -82,7 +82,10 @@ class Worker:
             asyncio.create_task(loop)
             for loop in (listen(self._connect, self._heard), self._watch_breaker(), self._take_the_lead())
         ]
-        await stop.wait()
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopped, *lanes, *beside], return_when=asyncio.FIRST_COMPLETED)
+        if not stopped.done():  # a defect: whoever keeps the process starts a whole one again
+            raise ServiceError("a loop of the worker has ended by itself")
         _log.info("stopping")
         for lane in (self._paying, self._reversing):
             lane.stop()
@@ -115,7 +118,12 @@ class Worker:
         while True:
             await asyncio.sleep(BREAKER_LOOK_S)
             if self._breaker.wants_probe(now()):
-                self._breaker.probed(await self._client.is_alive(), now())
+                try:
+                    alive = await self._client.is_alive()
+                except Exception as error:  # noqa: BLE001  as good as no answer
+                    _log.error("probe_failed", error=where(error))
+                    alive = False
+                self._breaker.probed(alive, now())
                 self._paying.wake()
             is_open = self._breaker.state is not State.CLOSED
             if is_open != was_open:

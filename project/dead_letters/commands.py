@@ -18,21 +18,22 @@ from rich.table import Table
 
 from project import db, settings, wire
 from project.bell import RING
-from project.dead_letters import queue
+from project.dead_letters import queue, routes
 from project.dead_letters.models import DeadLetter
 from project.dead_letters.queue import Filter
 from project.dead_letters.routes import listed, shown
 from project.errors import Problem, ServiceError, SettingsError
 
 PAGE = 200
+FIRST_YEAR, LAST_YEAR = 1970, 9000  # far enough from where a calendar ends in some time zone
 
 app = typer.Typer(help="What payments refused: look at it, send it again, give it up.", no_args_is_help=True)
 
 Change = Callable[[Any, UUID, str], Awaitable[object]]
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
-State = Annotated[str | None, typer.Option(help="waiting, reversed, redriven or discarded")]
-Reason = Annotated[str | None, typer.Option(help="refused or exhausted")]
+State = Annotated[routes.State | None, typer.Option(help="of the letter")]
+Reason = Annotated[routes.Reason | None, typer.Option(help="why it was reversed")]
 Since = Annotated[str | None, typer.Option(help="made at or after this RFC 3339 time")]
 Until = Annotated[str | None, typer.Option(help="made before this RFC 3339 time")]
 Ids = Annotated[list[UUID] | None, typer.Argument(help="ids of letters")]
@@ -49,7 +50,7 @@ def moment(text: str | None) -> datetime | None:
         made = datetime.fromisoformat(text)
     except ValueError:
         made = datetime.min  # noqa: DTZ901  refused below, like any other without an offset
-    if made.tzinfo is None:
+    if made.tzinfo is None or not FIRST_YEAR <= made.year <= LAST_YEAR:
         raise SettingsError("a time must be RFC 3339 with an offset, such as 2026-11-24T10:00:00Z")
     return made
 
@@ -169,17 +170,22 @@ async def _each(change: Change, chosen: Sequence[UUID], rate: float) -> dict[str
     loop = asyncio.get_running_loop()
     try:
         with _progress(len(chosen)) as advance:
-            for letter_id in chosen:
+            for position, letter_id in enumerate(chosen):
                 due = loop.time() + 1 / rate
                 try:
                     await change(connection, letter_id, actor)
+                    await connection.execute(RING)
                 except Problem as problem:
                     failures[str(letter_id)] = problem.detail or problem.title
+                except Exception as error:
+                    if not db.is_away(error):
+                        raise
+                    failures |= dict.fromkeys(map(str, chosen[position:]), "the database cannot be reached")
+                    break
                 advance()
-                await connection.execute(RING)
                 await asyncio.sleep(max(0.0, due - loop.time()))
     finally:
-        await connection.close()
+        connection.terminate()
     return failures
 
 

@@ -25,7 +25,7 @@ ROUND = 500
 POLL_S = 1.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
-FORGET = 1_000
+ANNOUNCED_CLAIMS = 500
 
 _COLUMNS = "claim_id, seq, type, at, actor, client, amount, line_count, detail"
 # $1 how many: the first unpublished event of each claim
@@ -39,11 +39,14 @@ UPDATE claim_event SET published_at = now()
 FROM unnest($1::uuid[], $2::int[]) AS sent (claim_id, seq)
 WHERE claim_event.claim_id = sent.claim_id AND claim_event.seq = sent.seq
 """
-# $1 since, $2 how many at a time: they count as unpublished again
+# $1 since, $2 how many claims at a time, $3 when this began: a claim's events count as unpublished again all at once,
+# so that the publisher never meets a later one without those before it
 ANNOUNCE = """
-UPDATE claim_event SET published_at = NULL WHERE (claim_id, seq) IN (
-    SELECT claim_id, seq FROM claim_event WHERE at >= $1 AND published_at IS NOT NULL AND published_at < $3 LIMIT $2
+WITH chosen AS (
+    SELECT DISTINCT claim_id FROM claim_event WHERE at >= $1 AND published_at < $3 LIMIT $2
 )
+UPDATE claim_event SET published_at = NULL FROM chosen
+WHERE claim_event.claim_id = chosen.claim_id AND at >= $1 AND published_at IS NOT NULL
 """
 NOW = "SELECT now()"
 
@@ -90,7 +93,7 @@ async def announce(connection: Any, since: datetime) -> AsyncIterator[int]:
     """Has all events at or after `since` sent again, in order; yields how many more after each step."""
     started = await connection.fetchval(NOW)
     while True:
-        tag = await connection.execute(ANNOUNCE, since, FORGET, started)
+        tag = await connection.execute(ANNOUNCE, since, ANNOUNCED_CLAIMS, started)
         if not (count := int(tag.rsplit(" ", 1)[-1])):
             return
         yield count

@@ -116,13 +116,12 @@ class PaymentsClient:
         if self._settings.payments_token:
             headers["Authorization"] = f"Bearer {self._settings.payments_token.get_secret_value()}"
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=2 * self._settings.payments_concurrency, keepalive_timeout=KEEP_ALIVE_S
-            ),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),  # the lanes bound the calls
             timeout=aiohttp.ClientTimeout(
                 total=CALL_S,
                 sock_connect=self._settings.payments_connect_timeout_s,
                 sock_read=self._settings.payments_read_timeout_s,
+                ceil_threshold=2 * CALL_S,  # else aiohttp rounds up to whole seconds
             ),
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),

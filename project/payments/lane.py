@@ -60,6 +60,7 @@ class Lane:
         self._stopping = False
         self._away = False
         self._connected = False
+        self._at_once = slots
 
     def wake(self) -> None:
         """Something may be due."""
@@ -94,13 +95,13 @@ class Lane:
         taken: Sequence[Due] = []
         if wanted > 0:
             expires = asyncio.get_running_loop().time() + LEASE_S  # from before the lease: never later than its end
-            taken = await self._lease(wanted)
+            taken = await self._lease(min(wanted, self._at_once))
             for due in taken:
                 step = asyncio.create_task(self._run_step(due, expires))
                 self._steps.add(step)
                 step.add_done_callback(self._finished)
             metrics.IN_FLIGHT.labels(self.name).set(len(self._steps))
-        self._drained = len(taken) < wanted
+        self._drained = len(taken) < wanted <= self._at_once
 
     def _finished(self, step: asyncio.Task[None]) -> None:
         self._steps.discard(step)
@@ -120,6 +121,8 @@ class Lane:
             taken = await lease(await self._connection.get(), self._statement, limit)
         except Exception as error:  # noqa: BLE001  whatever it is, the next try is on a new connection
             self._connection.drop()
+            if isinstance(error, TimeoutError):  # claims of very many lines, maybe: fewer at once
+                self._at_once = max(1, self._at_once // 4)
             if not self._away:  # told once, not twice a second; at the start it is only late
                 log = _log.warning if self._connected else _log.info
                 log("database_away" if self._connected else "waiting_for_database", lane=self.name, error=where(error))
@@ -130,4 +133,5 @@ class Lane:
             _log.info("database_back", lane=self.name)
             self._away = False
         self._connected = True
+        self._at_once = min(self._slots, 2 * self._at_once)
         return taken

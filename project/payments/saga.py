@@ -79,7 +79,8 @@ class Steps:
         if isinstance(result, Cancelled):
             outcome = Reversed(due)
         else:
-            pause = retry.delay(due.attempts, retry.LONGEST_CANCEL_S, self.dice)
+            asked = result.retry_after if isinstance(result, Unavailable) else 0.0
+            pause = retry.delay(due.attempts, retry.LONGEST_CANCEL_S, self.dice, asked)
             outcome = NotCancelled(due, result.detail, pause)
         _record(outcome, await self.settle(outcome, expires))
         return outcome
@@ -96,7 +97,8 @@ def _record(outcome: Outcome, changed: bool) -> None:
         case Settled(due):
             metrics.PAID.inc()
             if due.redrive_no == 0:
-                metrics.TO_PAID_SECONDS.observe((datetime.now(UTC) - born_at(due.claim_id)).total_seconds())
+                age_s = (datetime.now(UTC) - born_at(due.claim_id)).total_seconds()
+                metrics.TO_PAID_SECONDS.observe(max(age_s, 0.0))  # a clock may have been set back
         case Failed(due, detail, delay_s):
             _log.info(
                 "payment_attempt_failed", claim=claim, attempt=due.attempts, why=detail, again_in_s=round(delay_s, 2)

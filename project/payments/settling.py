@@ -1,8 +1,9 @@
 """What becomes of leases, written in group commits: many outcomes, one transaction, each guarded by its lease.
 
 Called by `worker`, which makes one Settler, and by the steps of `saga`, which give it outcomes. While one transaction
-commits, the next batch fills. Repeating a settlement changes nothing, so a lost COMMIT is simply sent again; an
-outcome whose lease has run out is dropped, because the payment is somebody else's by then.
+commits, the next batch fills. Repeating a settlement changes nothing, since it ends the lease that it needs, so a lost
+COMMIT is simply sent again (and counted as fenced, if the first had come through); an outcome whose lease has run out
+is dropped, because the payment is somebody else's by then.
 """
 
 import asyncio
@@ -205,6 +206,11 @@ class Settler:
                 self._connection.drop()
                 metrics.SETTLE_FAILURES.labels("database_away" if away else "statement").inc()
                 _log.warning("database_away" if away else "settle_failed", error=where(error), outcomes=len(entries))
+                if isinstance(error, TimeoutError) and len(entries) > 1:  # too much at once, or a database that hangs
+                    middle = len(entries) // 2
+                    await self._commit(entries[:middle])
+                    await self._commit(entries[middle:])
+                    return
                 if away or isinstance(error, asyncpg.TransactionRollbackError):
                     await asyncio.sleep(AWAY_PAUSE_S)
                 elif len(entries) > 1:

@@ -10,7 +10,6 @@ import random
 import re
 import sqlite3
 import sys
-from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
 import msgspec
@@ -31,6 +30,7 @@ BODY_BYTES = 16 * 1024 * 1024  # 100,000 providers take 6 MB
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 _KEY = re.compile(r"[\x20-\x7e]{1,255}\Z")
+_AMOUNT = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,2})?\Z")
 _GARBAGE = (b"", b"<html>Bad Gateway</html>", b"[]", b'{"status": "ok"}', b'{"status": "paid"', b"\xff\xfe" * 100_000)
 _log = structlog.get_logger("payments")
 
@@ -38,7 +38,7 @@ _log = structlog.get_logger("payments")
 class Behaviour(BaseModel):
     """How it misbehaves with keys that it does not know; known ones are answered before any of this."""
 
-    model_config = ConfigDict(extra="forbid", strict=False)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     refuse_rate: Rate = Field(0.0, description="402, nothing paid")
     fail_rate: Rate = Field(0.0, description="503, nothing paid")
@@ -201,11 +201,8 @@ def _checked_key(key: object) -> str:
 def _checked_payment(body: dict[str, Any]) -> tuple[str, str, set[str]]:
     """The claim's id, its net fee (USD, any sign, as text) and its providers."""
     claim_id, net_fee, providers = body.get("claim_id"), body.get("net_fee"), body.get("providers", [])
-    try:
-        amount = Decimal(net_fee) if isinstance(net_fee, str) else Decimal("NaN")
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if not amount.is_finite() or not isinstance(claim_id, str) or body.get("currency") != "USD":
+    is_amount = isinstance(net_fee, str) and _AMOUNT.match(net_fee)
+    if not is_amount or not isinstance(claim_id, str) or body.get("currency") != "USD":
         raise _Problem(400, "claim_id, net_fee (a decimal string) and currency USD are required")
     if not isinstance(providers, list) or not all(isinstance(one, dict) for one in providers):
         raise _Problem(400, "providers must be an array of objects")

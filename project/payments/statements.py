@@ -1,8 +1,9 @@
 """All SQL of the saga, named: LEASE takes payments off the queue, each of the others settles leases of one outcome.
 
 Called by `lane` (LEASE) and `settling` (the rest). Every settling statement takes arrays, one element a lease, and is
-guarded by claim, redrive number, lease number and state: who lost the lease changes nothing, and its claim is not
-among the claims that the statement answers. The payment row is locked first, so its `event_seq` may number the event.
+guarded by claim, redrive number, lease number, state, and that the lease was not ended yet: who lost the lease changes
+nothing, nor does who settles twice, and its claim is not among the claims that the statement answers. The payment row
+is locked first, so its `event_seq` may number the event.
 """
 
 from project.claims.statements import NUMBER_LOCK
@@ -47,7 +48,7 @@ WITH outcome AS (
     UPDATE payment SET {changes}
     FROM outcome
     WHERE payment.claim_id = outcome.claim_id AND payment.redrive_no = outcome.redrive_no
-      AND payment.lease_no = outcome.lease_no AND payment.state = '{state}'
+      AND payment.lease_no = outcome.lease_no AND payment.leased_until IS NOT NULL AND payment.state = '{state}'
     RETURNING payment.claim_id, payment.redrive_no, payment.event_seq, payment.attempts, outcome.event_id{own}
 )"""
 
@@ -187,4 +188,11 @@ WITH outcome AS (
     RETURNING claim_line.claim_id, claim_line.provider_npi, claim_line.net_fee
 )
 SELECT claim_id, provider_npi, sum(net_fee), count(*) FROM lines GROUP BY claim_id, provider_npi
+"""
+
+# No delay and no lease is ever as long as this: such a row dates from before the database's clock was set back.
+CLOCK_SET_BACK = """
+UPDATE payment SET next_attempt_at = now(), leased_until = NULL
+WHERE state <> 'paid'
+  AND (next_attempt_at > now() + interval '2 minutes' OR leased_until > now() + interval '2 minutes')
 """

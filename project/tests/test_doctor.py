@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from project.doctor import listed
+from project.tests.payments.test_client import http, scripted
 from project.tests.saga import Saga
 from project.tests.service import environment, line
 
@@ -116,6 +118,14 @@ def test_what_moves_is_not_compared(quiet: Saga) -> None:
     [claim] = quiet.submit()
     pay(quiet, f"{claim.id}:0", "0.00")  # paid there, not yet settled here
     assert doctor(quiet)[0] == 0
+
+
+@pytest.mark.parametrize("body", [b'{"items": ["x"]}', b'{"items": 7}', b"[]", b"\xff", b'{"items":' + b"[" * 60_000])
+async def test_a_listing_that_is_none_is_not_compared(body: bytes) -> None:
+    async with scripted() as (service, client):
+        service.answer = http(200, body)
+        assert await listed(client._url, "a-token") is None
+        assert b"Authorization: Bearer a-token" in service.requests[0]
 
 
 def test_a_service_that_does_not_list_its_payments_is_not_compared(quiet: Saga) -> None:

@@ -1,6 +1,7 @@
 """What a worker does beside paying: it leads or follows, keeps house, and shows its gauges."""
 
 import signal
+from datetime import timedelta
 
 from project.tests.saga import Saga, Worker
 from project.tests.service import line, wait_until
@@ -71,6 +72,15 @@ def test_house_is_kept(saga: Saga) -> None:
     kept = {row[0] for row in saga.fetch("SELECT claim_id FROM dead_letter")}
     assert kept == {claim.id for claim in claims[1:]}
     assert saga.told("house_kept")[0]["idempotency_key"] == 2500
+
+
+def test_a_clock_that_was_set_back_puts_nothing_off(saga: Saga) -> None:
+    leased, waiting = saga.submit(2)
+    hour = "UPDATE payment SET next_attempt_at = now() + interval '1 h', leased_until = now() + $2 WHERE claim_id = $1"
+    saga.fetch(hour, leased.id, timedelta(hours=1))
+    saga.fetch(hour, waiting.id, None)
+    saga.worker()
+    saga.await_quiet(within_s=10)
 
 
 def test_ctrl_c_ends_a_worker_in_order(saga: Saga) -> None:

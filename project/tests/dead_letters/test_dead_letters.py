@@ -16,6 +16,8 @@ from project import audit
 from project.payments import statements
 from project.payments.lane import lease
 from project.payments.settling import GivenUp, Reversed, settle
+from project.tests.conftest import Run
+from project.tests.proxy import Proxy, proxied
 from project.tests.rows import new_claim, store
 from project.tests.service import Service, environment, line
 
@@ -220,6 +222,53 @@ def test_what_the_command_cannot_do_is_one_line(service: Service, tmp_path: Path
     assert told.stdout == ""
     assert len(told.stderr.splitlines()) == 1
     assert told.stderr.startswith("claim_process: ")
+
+
+@pytest.mark.parametrize(
+    "words", [("list", "--state", "lost"), ("redrive", "--reason", "none"), ("list", "--limit", "0")]
+)
+def test_a_word_that_does_not_exist_is_a_usage_error(service: Service, tmp_path: Path, words: tuple[str, ...]) -> None:
+    told = command(service, tmp_path, *words)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize("since", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "now"])
+def test_a_time_beyond_the_calendar_is_one_line(service: Service, tmp_path: Path, since: str) -> None:
+    argv = [sys.executable, "-m", "project", "announce", "--since", since]
+    surroundings = environment(tmp_path, DATABASE_URL=service.database_url)
+    told = subprocess.run(argv, env=surroundings, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert len(told.stderr.splitlines()) == 1
+
+
+def test_a_database_without_tables_is_one_line(empty_database_url: str, tmp_path: Path) -> None:
+    for words in (["dead-letters", "list"], ["doctor"]):
+        argv = [sys.executable, "-m", "project", *words]
+        surroundings = environment(tmp_path, DATABASE_URL=empty_database_url)
+        told = subprocess.run(argv, env=surroundings, capture_output=True, text=True, check=False)
+        assert told.returncode == 1
+        assert len(told.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("action", ["redrive", "discard"])
+def test_a_connection_that_dies_in_a_change_is_503(service: Service, serve: Run, action: str) -> None:
+    [letter_id] = reversed_claims(service, 1)
+
+    async def cut() -> None:
+        async with proxied(service.database_url) as proxy:
+            await asyncio.to_thread(change, proxy)
+
+    def change(proxy: Proxy) -> None:
+        with serve(DATABASE_URL=proxy.url) as through:
+            proxy.drop_request(b"UPDATE dead_letter")
+            answer = through.http.post(f"/dead-letters/{letter_id}/{action}")
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+            assert proxy.cuts == 1
+            assert "Traceback" not in through.log.read_text()
+
+    asyncio.run(cut())
+    assert service.http.get(f"/dead-letters/{letter_id}").json()["state"] == "reversed"
 
 
 def test_a_database_that_is_away_is_one_line(service: Service, tmp_path: Path) -> None:

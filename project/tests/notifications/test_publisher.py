@@ -200,6 +200,23 @@ async def test_announced_events_are_published_again_in_order(database_url: str, 
     check(hub.taken, ids[1:])
 
 
+async def test_announcing_never_leaves_a_later_event_alone(
+    database_url: str, redis_url: str, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await with_events(database_url, connection, 300, 4)
+    await publish_all(connection, Picky())
+    gaps = (
+        "SELECT count(*) FROM claim_event AS later JOIN claim_event AS earlier USING (claim_id) "
+        "WHERE earlier.seq < later.seq AND earlier.published_at IS NOT NULL AND later.published_at IS NULL"
+    )
+    monkeypatch.setattr(publisher, "ANNOUNCED_CLAIMS", 7)  # many steps, each of which the publisher may see
+    steps = 0
+    async for _ in announce(connection, datetime.now(UTC) - timedelta(hours=1)):
+        assert await connection.fetchval(gaps) == 0
+        steps += 1
+    assert steps > 40
+
+
 async def published_twice(database_url: str, redis_url: str) -> list[str]:
     """Three claims of two events each, all of them in the stream twice; the claims' ids."""
     connection = await asyncpg.connect(database_url)
