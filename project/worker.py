@@ -43,7 +43,7 @@ LEAD_LOCK = 7_260_417  # any constant that nobody else locks
 LEAD_EVERY_S = 1.0
 GAUGES_EVERY_S = 5.0
 HOUSE_EVERY_S = 60.0
-CANCEL_AGAIN_S = 0.5  # redis-py has been seen to swallow one in a pipeline
+CANCEL_AGAIN_S = 0.5  # a cancelled publisher has been seen to go on: something below it had swallowed that
 
 Connect = Callable[[], Awaitable[Any]]
 
