@@ -15,7 +15,8 @@ from sqlmodel import SQLModel
 
 import project.claims.models
 import project.dead_letters.models
-import project.providers.models  # noqa: F401  these imports register their tables
+import project.providers.models
+import project.security.models  # noqa: F401  these imports register their tables
 from project.db import database_url
 from project.settings import load
 

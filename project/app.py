@@ -5,7 +5,7 @@ create_app() builds everything and starts nothing; the lifespan starts the ledge
 
 import gc
 import multiprocessing
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +17,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import compile_path
 
 from project import cache, db, settings
@@ -29,9 +30,13 @@ from project.docs_pages import add_docs
 from project.engines import launch
 from project.errors import Problem
 from project.health import router as health
+from project.load import Load
 from project.providers import routes as providers
 from project.providers.limiter import Limiter
 from project.providers.ranking import Ranking
+from project.security.door import Door, GuardedRoute, KeylessGate
+from project.security.headers import SecurityHeaders
+from project.security.ring import KeyRing
 from project.telemetry import logs, metrics
 from project.telemetry.http import RequestTelemetry
 from project.telemetry.logs import where
@@ -48,6 +53,7 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
     engine = db.create_engine(url, chosen.storage.database_pool_size)
     redis = cache.create_client(cache.redis_url(chosen.storage))
     bell = Bell(lambda: db.connect(url))
+    ring = KeyRing(lambda: db.connect(url))
     ledger = Ledger(
         lambda: db.connect(url),
         queue_lines=chosen.intake.intake_queue_lines,
@@ -55,19 +61,23 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
         committed=bell.ring,
     )
 
+    load = Load(chosen.limits, lambda: ledger.is_full, metrics.SHED.inc)
+
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
         if parent := multiprocessing.parent_process():  # one of uvicorn's workers, which would outlive a killed one
             launch.follow_parent(parent.pid or 0)
         gc.enable()
         gc.freeze()  # what the start has made stays; the collector need not look at it again
         metrics.POOL_SIZE.set(chosen.storage.database_pool_size)
+        ring.start()
         bell.start()
         ledger.start()
         _log.info("started", app=chosen.logging.app_name, environment=chosen.logging.environment)
-        yield
+        yield {"load": load}
         await ledger.close()
         await bell.close()
+        await ring.close()
         await engine.dispose()
         await redis.aclose()
         _log.info("stopped")
@@ -81,8 +91,10 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # a redirect would repeat the Host that the client claims
     )
+    app.router.route_class = GuardedRoute
+    app.state.door = door = Door(ring, chosen.server.cors_origins)
     _count_pool_use(engine)
-    handlers = claims.ClaimRoutes(ledger, engine, chosen.intake, chosen.server.body_timeout_s)
+    handlers = claims.ClaimRoutes(ledger, engine, chosen.intake, chosen.limits.body_timeout_s)
     app.include_router(claims.router(handlers))
     letters = dead_letters.LetterRoutes(engine, lambda: db.connect(url), bell.ring)
     app.include_router(dead_letters.router(letters))
@@ -90,8 +102,34 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
     app.include_router(health(engine))
     add_docs(app)
     _answer_errors(app)
-    app.add_middleware(RequestTelemetry)
+    _surround(app, door, chosen.server.cors_origins)
     return app
+
+
+def _surround(app: FastAPI, door: Door, cors_origins: Sequence[str]) -> None:
+    """The middleware, from the innermost to the outermost."""
+    app.add_middleware(KeylessGate, door=door)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-ID"],
+            expose_headers=_EXPOSED,
+        )
+    app.add_middleware(SecurityHeaders)
+    app.add_middleware(RequestTelemetry)
+
+
+_EXPOSED = [
+    "Location",
+    "Idempotent-Replayed",
+    "Preference-Applied",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "X-Request-ID",
+]
 
 
 def _count_pool_use(engine: AsyncEngine) -> None:

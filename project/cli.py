@@ -50,7 +50,7 @@ def _children(chosen: settings.Settings) -> list[supervisor.Child]:
     metrics_url = chosen.server.url_of(chosen.metrics_port)
     children = [
         supervisor.Child("web", _module("web"), f"{chosen.server.url}/readyz"),
-        supervisor.Child("worker", _module("worker"), f"{metrics_url}/metrics", port_setting="METRICS_PORT"),
+        supervisor.Child("worker", _module("worker"), f"{metrics_url}/livez", port_setting="METRICS_PORT"),
     ]
     if chosen.payments.payments_url is not None:
         supervisor.say("payments: yours, at PAYMENTS_URL")
@@ -112,6 +112,7 @@ def _operator_command(name: str, does: str) -> None:
 _operator_command("dead-letters", "Lists what payments refused, shows it, sends it again, gives it up.")
 _operator_command("doctor", "Says whether the books balance, payments agrees and nothing is stuck.")
 _operator_command("announce", "Has events published again.")
+_operator_command("keys", "Makes, lists and revokes API keys.")
 
 
 def _module(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands that look at and mend a running service: doctor, announce, dead-letters. `cli` becomes this module.
+"""An operator's commands: doctor, announce, dead-letters, keys. `cli` becomes this module.
 
 Every expected failure is one line on standard error and exit code 1. Every command that prints facts has --json.
 """
@@ -15,10 +15,13 @@ from project import db, doctor, settings, wire
 from project.bell import RING
 from project.dead_letters import commands as dead_letters
 from project.errors import ServiceError
+from project.ids import moment
 from project.notifications import publisher
+from project.security import commands as keys
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(keys.app, name="keys")
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON")]
 
@@ -93,7 +96,7 @@ def announce(
     as_json: Json = False,
 ) -> None:
     """Has the worker publish events again, in order, for a consumer that missed some."""
-    instant = dead_letters.moment(since)
+    instant = moment(since)
     assert instant
     count = asyncio.run(_announce(instant))
     typer.echo(wire.encode({"announced": count}).decode() if as_json else f"{count} events are published again")

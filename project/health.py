@@ -10,6 +10,8 @@ from project import db, wire
 from project.errors import Problem
 from project.openapi import problems
 from project.revision import is_migrated
+from project.security.door import PUBLIC, GuardedRoute, needs
+from project.security.scopes import Scope
 from project.telemetry import metrics
 
 # A probe that waits longer than this is as good as a no.
@@ -18,14 +20,20 @@ READY_WITHIN_S = 2.0
 
 def router(engine: AsyncEngine) -> APIRouter:
     """The routes; all but /metrics are public."""
-    routes = APIRouter(tags=["service"])
+    routes = APIRouter(tags=["service"], route_class=GuardedRoute)
 
-    @routes.get("/hello", summary="Say hello", response_class=Response, responses={200: _json({"ping": "hello!"})})
+    @routes.get(
+        "/hello", summary="Say hello", response_class=Response, responses={200: _json({"ping": "hello!"})}, **PUBLIC
+    )
     async def hello() -> Response:
         return wire.json_response({"ping": "hello!"})
 
     @routes.get(
-        "/livez", summary="The process lives", response_class=Response, responses={200: _json({"status": "ok"})}
+        "/livez",
+        summary="The process lives",
+        response_class=Response,
+        responses={200: _json({"status": "ok"})},
+        **PUBLIC,
     )
     async def livez() -> Response:
         return wire.json_response({"status": "ok"})
@@ -35,6 +43,7 @@ def router(engine: AsyncEngine) -> APIRouter:
         summary="The process can serve: its database is reachable and migrated",
         response_class=Response,
         responses={200: _json({"status": "ok"}), **problems(503)},
+        **PUBLIC,
     )
     async def readyz() -> Response:
         try:
@@ -50,7 +59,8 @@ def router(engine: AsyncEngine) -> APIRouter:
         "/metrics",
         summary="Metrics of all web processes, for Prometheus",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(401, 403, 503)},
+        **needs(Scope.METRICS_READ),
     )
     async def metrics_page() -> Response:
         return Response(await asyncio.to_thread(metrics.exposition), headers={"Content-Type": metrics.CONTENT_TYPE})

@@ -8,9 +8,12 @@ import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from project.errors import SettingsError
+
 _VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RANDOM_62 = (1 << 62) - 1
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000  # far enough from where a calendar ends in some time zone
 
 
 def new_id() -> UUID:
@@ -34,6 +37,19 @@ def first_id_at(instant: datetime) -> UUID:
     """The smallest UUID v7 that can be born at `instant` or later: turns a time filter into a range of ids."""
     milliseconds = -((_EPOCH - instant) // timedelta(milliseconds=1))
     return UUID(int=(max(0, milliseconds) << 80) | _VERSION_AND_VARIANT)
+
+
+def moment(text: str | None) -> datetime | None:
+    """An RFC 3339 time with its offset, as an operator types it; SettingsError if it is none."""
+    if text is None:
+        return None
+    try:
+        made = datetime.fromisoformat(text)
+    except ValueError:
+        made = datetime.min  # noqa: DTZ901  refused below, like any other without an offset
+    if made.tzinfo is None or not _FIRST_YEAR <= made.year <= _LAST_YEAR:
+        raise SettingsError("a time must be RFC 3339 with an offset, such as 2026-11-24T10:00:00Z")
+    return made
 
 
 def rfc3339(instant: datetime) -> str:

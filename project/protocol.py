@@ -1,17 +1,311 @@
-"""HTTP/1.1 as uvicorn speaks it, with its one own error answer as problem+json. Used by `web`."""
+"""HTTP/1.1 as uvicorn speaks it, with the bounds that uvicorn leaves open. Used by `web`.
 
+Of a peer whom nobody knows yet, this bounds connections, headers (bytes and seconds), chunk framing, trailers, and how
+long an answer may wait to be taken; it refuses requests past the process' load before a task is made for them. Each
+refusal is problem+json (RFC 9457). Everything else is uvicorn's.
+
+The callbacks (on_*) are called by the parser while it is fed; raising _Verdict in one ends the feeding.
+"""
+
+import asyncio
+from typing import Any
+
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from project.errors import Problem
+from project.load import Load
 from project.wire import encode
+
+ANSWERED_WITHIN_S = 10.0  # more than any answer takes
+LINGER_S = 2.0  # for what a refused request still has to say, so that a reset does not swallow its answer
+_FRAMING = 8  # bytes of framing that a byte of a chunked body may cost, in chunks of a single byte
+
+
+class _Verdict(Exception):
+    """The request ends here, with this answer."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.title)
+        self.problem = problem
+
+
+def _answer(problem: Problem, default_headers: list[tuple[bytes, bytes]], *, close: bool) -> bytes:
+    """A whole answer as bytes."""
+    body = encode(problem.body())
+    headers = [
+        *default_headers,
+        *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
+        *([(b"connection", b"close")] if close else []),
+    ]
+    head = b"".join(b"%b: %b\r\n" % header for header in headers)
+    return STATUS_LINE[problem.status] + head + b"\r\n" + body
+
+
+OVERLOADED = Problem(
+    503,
+    "Overloaded",
+    "more requests came than this process can take; nothing was done for this one",
+    kind="/problems/overloaded",
+    headers={"Retry-After": "1"},
+)
+_SHED = _answer(OVERLOADED, [], close=False)
+_SHED_AND_CLOSE = _answer(OVERLOADED, [], close=True)
+NOT_HTTP = Problem(400, "Bad Request", "this is not a valid HTTP/1.1 request")
+
+
+class _Lingering:
+    """The transport of an answer that may come before its request has: closing it then is not a reset."""
+
+    def __init__(self, protocol: "Protocol") -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+
+    def close(self) -> None:
+        """After the last byte of the answer."""
+        if self._protocol.is_uploading:
+            self._protocol.end()
+        else:
+            self._protocol.transport.close()
 
 
 class Protocol(HttpToolsProtocol):
-    """What is not HTTP never reaches the application, so its answer is made here."""
+    """One connection."""
 
-    def send_400_response(self, msg: str) -> None:
-        """Tells the peer that this was no HTTP, and closes."""
-        body = encode(Problem(400, "Bad Request", msg).body())
-        head = b"content-type: application/problem+json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[400] + head + body)
-        self.transport.close()
+    def __init__(self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: Any = None) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._load: Load = app_state["load"]
+        self._limits = self._load.limits
+        self._head_bytes = 0  # of the request's line and headers, and of what came since without being body
+        self._head_open = False  # a request has begun and its headers have not ended
+        self._hosts = 0
+        self._body_bytes = 0
+        self._in_body = False  # the headers have ended and the message has not
+        self._uploading = False
+        self._shed = False  # the request is refused; what is left of it is not looked at
+        self._deaf = False  # nothing of this connection is looked at any more
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
+
+    # The connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Takes a connection, or tells it that there are too many."""
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._head_timer = self.loop.call_later(self._limits.header_timeout_s, self._head_is_late)
+        if len(self.connections) > self._limits.max_connections:
+            self._load.refused()
+            self.end(_SHED_AND_CLOSE)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Takes back what this connection counted for."""
+        for timer in (self._head_timer, self._send_timer, self._end_timer):
+            if timer is not None:
+                timer.cancel()
+        self._upload_ended()
+        self._load.flows(self)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client does not take its answer: it has its time for that."""
+        super().pause_writing()
+        self._send_timer = self.loop.call_later(self._limits.send_timeout_s, self.cut)
+        self._load.stuck(self)
+
+    def resume_writing(self) -> None:
+        """The client takes its answer."""
+        super().resume_writing()
+        self._load.flows(self)
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+
+    @property
+    def is_uploading(self) -> bool:
+        """Whether a request's body is still on its way."""
+        return self._in_body
+
+    def unsent(self) -> int:
+        """Bytes that wait for the client."""
+        return self.transport.get_write_buffer_size()
+
+    def cut(self) -> None:
+        """Ends the connection at once."""
+        self.transport.abort()
+
+    def end(self, last_word: bytes = b"") -> None:
+        """Says a last word. What still comes is read and dropped for LINGER_S seconds (RFC 9112, 9.6)."""
+        self._deaf = True
+        if self.transport.is_closing():
+            return
+        if last_word:
+            self.transport.write(last_word)
+        if not self.transport.can_write_eof():  # TLS
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self._end_timer = self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _refuse(self, problem: Problem) -> None:
+        """Ends the connection with this answer, or with that to an earlier request which is not out yet."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+            if not self._in_body or self.pipeline or cycle.response_started:
+                self._deaf = True
+                self._end_timer = self.loop.call_later(ANSWERED_WITHIN_S, self.transport.close)
+                return
+            cycle.disconnected = True  # it waits for a body that will not come
+            cycle.message_event.set()
+        self.end(_answer(problem, self.server_state.default_headers, close=True))
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._deaf:
+            return
+        if self._head_open:
+            detail = f"the headers took more than {self._limits.header_timeout_s:g} s"
+            self._refuse(Problem(408, "Request Timeout", detail))
+        elif not self._is_answering():
+            self.transport.close()  # nothing was asked
+
+    def _is_answering(self) -> bool:
+        return self._in_body or (self.cycle is not None and not self.cycle.response_complete)
+
+    # What comes in
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser, and looks at what it has made of it."""
+        self._unset_keepalive_if_required()
+        if self._deaf:
+            return
+        head_was_open, body_was_open = self._head_open, self._in_body
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # to nothing that we speak; the request is answered as it is (RFC 9110, 7.8)
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(cause.problem if isinstance(cause, _Verdict) else NOT_HTTP)
+            return
+        if (head_was_open and self._head_open) or (body_was_open and self._in_body):
+            self._count(len(data))
+        if self._in_body:
+            self._await_body()
+        if self._head_timer is None and not self._is_answering():  # a request has begun, or there is noise before one
+            self._head_timer = self.loop.call_later(self._limits.header_timeout_s, self._head_is_late)
+
+    def _await_body(self) -> None:
+        """The body has not come with its headers: nobody waits for that of a refused request."""
+        if self._shed:
+            self._load.refused()
+            self.end(_SHED_AND_CLOSE)
+        elif self.cycle.transport is self.transport:
+            self.cycle.transport = _Lingering(self)  # type: ignore[assignment]
+
+    def _count(self, size: int) -> None:
+        """Bounds what is neither a whole header nor body: an endless header, or framing around next to nothing."""
+        self._head_bytes += size
+        if self._head_bytes > self._limits.max_header_bytes + (1 + _FRAMING) * self._body_bytes:
+            self._refuse(self._too_large())
+
+    def _too_large(self) -> Problem:
+        detail = f"at most {self._limits.max_header_bytes} bytes of request line and headers"
+        return Problem(431, "Request Header Fields Too Large", detail)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._head_open = True
+        self._head_bytes = self._body_bytes = self._hosts = 0
+        self._shed = False
+
+    def on_url(self, url: bytes) -> None:
+        """The request's target, or a piece of it."""
+        self._head_bytes += len(url)
+        if self._head_bytes > self._limits.max_header_bytes:
+            raise _Verdict(self._too_large())
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; a trailer (RFC 9110, 6.5) counts and is dropped, since nobody expects one."""
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > self._limits.max_header_bytes + (1 + _FRAMING) * self._body_bytes:
+            raise _Verdict(self._too_large())
+        if not self._in_body:
+            super().on_header(name, value)
+            self._hosts += self.headers[-1][0] == b"host"
+
+    def on_headers_complete(self) -> None:
+        """A request can be looked at: it is taken on, or refused as one too many."""
+        self._head_open = False
+        self._in_body = True
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        if self._hosts != 1 and (self._hosts or self.parser.get_http_version() == "1.1"):  # RFC 9112, 3.2
+            raise _Verdict(Problem(400, "Bad Request", "exactly one Host header is required"))
+        if not self.url.startswith(b"/"):
+            self._take_authority()
+        is_first = self.cycle is None or self.cycle.response_complete
+        if is_first and self._load.refuses(
+            self.parser.get_method(), self.url.partition(b"?")[0], self.server_state.tasks
+        ):
+            self._shed = True
+            return
+        super().on_headers_complete()
+        self._uploading = True
+        self._load.uploading += 1
+
+    def _take_authority(self) -> None:
+        """The host of an absolute target counts, not the Host header beside it (RFC 9112, 3.2.2)."""
+        parsed = httptools.parse_url(self.url)
+        if parsed.host is None or parsed.path is None:
+            raise _Verdict(NOT_HTTP)
+        host = b"[%b]" % parsed.host if b":" in parsed.host else parsed.host
+        authority = b"%b:%d" % (host, parsed.port) if parsed.port else host
+        self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._body_bytes += len(body)
+        if not self._shed:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is here."""
+        self._in_body = False
+        if self._end_timer is not None and not self._deaf:
+            self._end_timer.cancel()
+            self._end_timer = None
+        if self._shed:
+            self._answer_shed()
+            return
+        self._upload_ended()
+        super().on_message_complete()
+
+    def _answer_shed(self) -> None:
+        """Refuses a request that was one too many, as cheaply as can be."""
+        self._load.refused()
+        if self.parser.should_keep_alive() and self.parser.get_method() != b"HEAD":
+            self.transport.write(_SHED)
+            super().on_response_complete()
+        else:
+            self.end(_SHED_AND_CLOSE)
+
+    def _upload_ended(self) -> None:
+        if self._uploading:
+            self._uploading = False
+            self._load.uploading -= 1
+
+    def on_response_complete(self) -> None:
+        """An answer is out. If its request is not in yet, the rest of that has a moment to come, unread."""
+        super().on_response_complete()
+        self._upload_ended()
+        if self._in_body and not self.transport.is_closing() and self._end_timer is None:
+            self._end_timer = self.loop.call_later(LINGER_S, self.transport.close)

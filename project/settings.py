@@ -6,20 +6,20 @@ Small groups, so that a function asks for the group that it needs. Each setting 
 
 import ipaddress
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from project.errors import SettingsError
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
-MEBIBYTE = 1024 * 1024
+KIBIBYTE = 1024
+MEBIBYTE = 1024 * KIBIBYTE
 LAST_PORT = 65535
 
 _RATE = re.compile(r"(\d{1,9})/(second|minute|hour)\Z", re.ASCII)
@@ -73,14 +73,35 @@ def _events_url(url: str) -> str:
     return url
 
 
-def _loopback(host: str) -> str:
-    """Until the service has API keys it lets in whoever can connect, so only this machine may."""
+def _address(host: str) -> str:
+    """Whether it may be another than a loopback address is decided at start (`security.exposure`)."""
     if host == "localhost":
         return "127.0.0.1"
-    with suppress(ValueError):
-        if ipaddress.ip_address(host).is_loopback:
-            return host
-    raise ValueError("must be a loopback address such as 127.0.0.1, because no API key protects the service")
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        raise ValueError("must be an IP address such as 127.0.0.1 or 0.0.0.0, or localhost") from None
+
+
+def _split(value: object) -> object:
+    """`a, b` as people write lists into an environment."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _network(proxy: str) -> str:
+    try:
+        return str(ipaddress.ip_network(proxy)) if "/" in proxy else str(ipaddress.ip_address(proxy))
+    except ValueError:
+        raise ValueError("must be IP addresses or networks, separated by commas") from None
+
+
+_ORIGIN = re.compile(r"https?://[a-z0-9.\-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?", re.ASCII)
+
+
+def _origin(origin: str) -> str:
+    if not _ORIGIN.fullmatch(origin):
+        raise ValueError("must be origins such as https://dashboard.example.org, separated by commas")
+    return origin
 
 
 def _lower(value: object) -> object:
@@ -92,21 +113,58 @@ class _Group(BaseSettings):
 
 
 class ServerSettings(_Group):
-    """Where the web processes listen and how many there are."""
+    """Where the web processes listen, whom they believe, and how many there are."""
 
-    host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"
+    host: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
     web_workers: int = Field(1, ge=1, le=64)
-    body_timeout_s: float = Field(30.0, gt=0, description="a request body that takes longer is answered 408")
+    trusted_proxies: Annotated[list[Annotated[str, AfterValidator(_network)]], NoDecode, BeforeValidator(_split)] = (
+        Field([], description="whose X-Forwarded-For and X-Forwarded-Proto are believed")
+    )
+    cors_origins: Annotated[list[Annotated[str, AfterValidator(_origin)]], NoDecode, BeforeValidator(_split)] = Field(
+        [], description="origins whose pages may call the service from a browser"
+    )
+    ssl_certfile: FilePath | None = Field(None, description="with it the service itself speaks TLS")
+    ssl_keyfile: FilePath | None = None
+    ssl_keyfile_password: SecretStr | None = None
+    ssl_ca_certs: FilePath | None = Field(None, description="whose client certificates are required")
 
     @property
     def url(self) -> str:
         """Where the service is found from this machine."""
-        return self.url_of(self.port)
+        return f"{'https' if self.ssl_certfile else 'http'}://{self._reached(self.port)}"
 
-    def url_of(self, port: int) -> str:
-        """What listens on another port of the same host."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}"
+    def url_of(self, port: int, host: str | None = None) -> str:
+        """What else of ours listens on another port, of HOST or of `host`."""
+        return f"http://{self._reached(port, host)}"
+
+    def _reached(self, port: int, host: str | None = None) -> str:
+        named = host or self.host
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(named, named)  # noqa: S104  compared, not listened on
+        return f"{f'[{host}]' if ':' in host else host}:{port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def exposed_by(self) -> str | None:
+        """The setting that lets other machines in; None when none does."""
+        if not self.is_loopback:
+            return f"HOST {self.host}"
+        return "TRUSTED_PROXIES" if self.trusted_proxies else None
+
+
+class LimitSettings(_Group):
+    """What a peer may ask of a web process before anybody knows who it is, and of its time and memory after that."""
+
+    max_connections: int = Field(1000, ge=1, description="at once; a further one is answered 503 and closed")
+    max_requests_in_hand: int = Field(128, ge=1, description="received and not answered yet; past it: 503")
+    max_header_bytes: int = Field(32 * KIBIBYTE, ge=1024, description="request line and headers; past it: 431")
+    header_timeout_s: float = Field(10.0, gt=0, description="headers that take longer are answered 408")
+    body_timeout_s: float = Field(30.0, gt=0, description="a request body that takes longer is answered 408")
+    send_timeout_s: float = Field(30.0, gt=0, description="an answer that its client does not take is cut off")
 
 
 class StorageSettings(_Group):
@@ -180,6 +238,7 @@ class Settings:
     """All groups, validated."""
 
     server: ServerSettings
+    limits: LimitSettings
     storage: StorageSettings
     intake: IntakeSettings
     payments: PaymentsSettings
@@ -194,9 +253,15 @@ class Settings:
         return self.payments.payments_port or self.server.port + 1
 
     @property
+    def stand_in_host(self) -> str:
+        """Where the stand-in listens: on HOST, but never for other machines without a token."""
+        safe = self.server.is_loopback or self.payments.payments_token is not None
+        return self.server.host if safe else "127.0.0.1"
+
+    @property
     def payments_url(self) -> str:
         """The payments service: PAYMENTS_URL, or without it the stand-in, running or not."""
-        return self.payments.payments_url or self.server.url_of(self.payments_port)
+        return self.payments.payments_url or self.server.url_of(self.payments_port, self.stand_in_host)
 
     @property
     def metrics_port(self) -> int:
@@ -209,6 +274,7 @@ def load() -> Settings:
     try:
         chosen = Settings(
             ServerSettings(),
+            LimitSettings(),
             StorageSettings(),
             IntakeSettings(),
             PaymentsSettings(),
@@ -219,8 +285,7 @@ def load() -> Settings:
         )
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']).upper()} {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
+            f"{str(fault['loc'][0]).upper()} {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()
         )
         raise SettingsError(faults) from None
     if max(chosen.payments_port, chosen.metrics_port) > LAST_PORT:

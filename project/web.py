@@ -7,6 +7,7 @@ it is imported; the folder is made here, before uvicorn loads the application.
 import gc
 import os
 import shutil
+import ssl
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import uvicorn
 from project import settings
 from project.errors import SettingsError
 from project.protocol import Protocol
+from project.security.exposure import refuse_exposure_without_keys
 from project.telemetry import logs
 
 GRACE_S = 30  # how long requests in hand may take after SIGTERM
@@ -26,17 +28,27 @@ def serve(chosen: settings.Settings) -> None:
     """Serves until SIGTERM or SIGINT, WEB_WORKERS processes on one socket; returns when all requests are answered."""
     gc.disable()  # importing makes much and drops little: a fifth of the start was spent looking; `app` enables it
     logs.configure(chosen.logging)
+    refuse_exposure_without_keys(chosen)
+    server = chosen.server
+    password = server.ssl_keyfile_password
     _fresh_metrics(chosen.storage.data_dir)
     uvicorn.run(
         "project.app:create_app",
         factory=True,
-        host=chosen.server.host,
-        port=chosen.server.port,
+        host=server.host,
+        port=server.port,
         http=Protocol,
-        workers=chosen.server.web_workers,
+        ws="none",
+        workers=server.web_workers,
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # no header may tell who the client is
+        proxy_headers=bool(server.trusted_proxies),  # nobody else's header may tell who the client is
+        forwarded_allow_ips=server.trusted_proxies,
+        ssl_certfile=server.ssl_certfile,
+        ssl_keyfile=server.ssl_keyfile,
+        ssl_keyfile_password=password.get_secret_value() if password else None,
+        ssl_ca_certs=str(server.ssl_ca_certs) if server.ssl_ca_certs else None,
+        ssl_cert_reqs=ssl.CERT_REQUIRED if server.ssl_ca_certs else ssl.CERT_NONE,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,
         timeout_worker_healthcheck=WORKER_SILENCE_S,

@@ -16,13 +16,14 @@ from typing import Any
 
 import structlog
 import uvloop
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY
 
 from project import cache, db, settings
 from project.bell import listen
 from project.errors import ServiceError
 from project.gauges import DatabaseGauges
 from project.housekeeping import keep_house
+from project.metrics_server import serving_metrics
 from project.notifications.event_hub import open_hub
 from project.notifications.publisher import Publisher
 from project.payments import statements
@@ -31,6 +32,9 @@ from project.payments.client import Due, PaymentsClient
 from project.payments.lane import Lane
 from project.payments.saga import Steps
 from project.payments.settling import Failed, GivenUp, NotCancelled, Settler
+from project.security.door import Door
+from project.security.exposure import refuse_exposure_without_keys
+from project.security.ring import KeyRing
 from project.telemetry import logs
 from project.telemetry import saga_metrics as metrics
 from project.telemetry.logs import where
@@ -198,17 +202,24 @@ async def _run(chosen: settings.Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with PaymentsClient(chosen.payments_url, chosen.payments) as client:
+    url = db.database_url(chosen.storage)
+    ring = KeyRing(lambda: db.connect(url))
+    ring.start()
+    async with (
+        serving_metrics(Door(ring), chosen.server.host, chosen.metrics_port),
+        PaymentsClient(chosen.payments_url, chosen.payments) as client,
+    ):
         await Worker(chosen, client).run(stop)
+    await ring.close()
 
 
 def work(chosen: settings.Settings) -> None:
-    """Works until SIGTERM or SIGINT. Raises ServiceError, one line for a person, when METRICS_PORT is taken."""
+    """Works until SIGTERM or SIGINT.
+
+    Raises ServiceError, one line for a person, when METRICS_PORT is taken or strangers could connect without a key.
+    """
     logs.configure(chosen.logging)
-    try:
-        start_http_server(chosen.metrics_port, addr=chosen.server.host)
-    except OSError as error:
-        raise ServiceError(f"METRICS_PORT {chosen.metrics_port} cannot be used: {error.strerror}") from None
+    refuse_exposure_without_keys(chosen)
     _log.info("started", app=chosen.logging.app_name, environment=chosen.logging.environment, pid=os.getpid())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(chosen))

@@ -92,6 +92,11 @@ class Ledger:
         self._connection = db.Reconnecting(connect)
         self._writer: asyncio.Task[None] | None = None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a claim that came now would be Overloaded."""
+        return self._closing or self._pending_lines >= self._queue_lines
+
     def start(self) -> None:
         """Starts the writer; the database need not be there yet."""
         self._writer = asyncio.create_task(self._write())

@@ -1,4 +1,7 @@
-"""Reads of claims. Called by `routes`. Every read is of one client's claims; what belongs to others is not found."""
+"""Reads of claims. Called by `routes`. Every read is of one client's claims; what belongs to others is not found.
+
+`client` is None for a caller who sees the claims of all (scope `operate`).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +21,13 @@ _STATE_OF = {"accepted": "due", "reversing": "reversing"}
 _OPEN = text("payment.state <> 'paid'")  # as the partial index says it, so that the planner may use that
 
 
-async def find_claim(engine: AsyncEngine, client: str, claim_id: UUID) -> tuple[Claim, Sequence[ClaimLine]] | None:
+async def find_claim(
+    engine: AsyncEngine, client: str | None, claim_id: UUID
+) -> tuple[Claim, Sequence[ClaimLine]] | None:
     """A claim with its lines in order, both of one instant; None when the client has no such claim."""
     async with AsyncSession(engine) as session:
         await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-        claim = (await session.exec(select(Claim).where(Claim.id == claim_id, Claim.client == client))).first()
+        claim = (await session.exec(select(Claim).where(Claim.id == claim_id, *_of(client, Claim.client)))).first()
         if claim is None:
             return None
         in_order = select(ClaimLine).where(ClaimLine.claim_id == claim_id).order_by(col(ClaimLine.line_no))
@@ -38,7 +43,7 @@ class Reversal:
     letter_id: UUID
 
 
-async def find_reversal(engine: AsyncEngine, client: str, claim_id: UUID) -> Reversal | None:
+async def find_reversal(engine: AsyncEngine, client: str | None, claim_id: UUID) -> Reversal | None:
     """The last reversal of a claim, told by its events; None when the client has no claim that was reversed.
 
     A dead letter bears the id of the event claim.reversing that was written with it.
@@ -50,16 +55,16 @@ async def find_reversal(engine: AsyncEngine, client: str, claim_id: UUID) -> Rev
     return Reversal(last.detail or "refused", last.at, found["claim.reversing"].id)
 
 
-async def find_events(engine: AsyncEngine, client: str, claim_id: UUID) -> Sequence[ClaimEvent]:
+async def find_events(engine: AsyncEngine, client: str | None, claim_id: UUID) -> Sequence[ClaimEvent]:
     """A claim's history, oldest first, also after its reversal; empty when the client has no such claim."""
-    of_claim = select(ClaimEvent).where(ClaimEvent.claim_id == claim_id, ClaimEvent.client == client)
+    of_claim = select(ClaimEvent).where(ClaimEvent.claim_id == claim_id, *_of(client, ClaimEvent.client))
     async with AsyncSession(engine) as session:
         return (await session.exec(of_claim.order_by(col(ClaimEvent.seq)))).all()
 
 
 async def find_claims(
     engine: AsyncEngine,
-    client: str,
+    client: str | None,
     *,
     limit: int,
     before: UUID | None,
@@ -73,7 +78,7 @@ async def find_claims(
 
     Pages follow the ids, which never change, so a traversal meets each claim that was there at its start once.
     """
-    wanted: list[ColumnElement[bool]] = [col(Claim.client) == client]
+    wanted: list[ColumnElement[bool]] = _of(client, Claim.client)
     if before is not None:
         wanted.append(col(Claim.id) < before)
     if received_after is not None:
@@ -95,8 +100,14 @@ async def find_claims(
         return (await session.exec(page)).all()
 
 
-def _holder_of(client: str, claim_number: str) -> Select[Any]:
-    return select(ClaimNumber.claim_id).where(ClaimNumber.claim_number == claim_number, ClaimNumber.client == client)
+def _of(client: str | None, column: str) -> list[ColumnElement[bool]]:
+    return [] if client is None else [col(column) == client]
+
+
+def _holder_of(client: str | None, claim_number: str) -> Select[Any]:
+    return select(ClaimNumber.claim_id).where(
+        ClaimNumber.claim_number == claim_number, *_of(client, ClaimNumber.client)
+    )
 
 
 def _billed_by(provider_npi: str, before: UUID | None) -> Any:

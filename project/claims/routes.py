@@ -21,7 +21,8 @@ from project.claims.rules import Fault
 from project.errors import Problem
 from project.ids import new_id
 from project.openapi import problems
-from project.security import client_of
+from project.security.door import GuardedRoute, caller_of, needs
+from project.security.scopes import Scope
 from project.settings import IntakeSettings
 from project.telemetry import metrics
 
@@ -50,7 +51,7 @@ class ClaimRoutes:
         parsed = await self._parsed(kind, content)
         claim = NewClaim(
             id=new_id(),
-            client=client_of(request),
+            client=caller_of(request).name,
             content=parsed,
             key=key,
             fingerprint=b"" if key is None else sha256(kind.encode() + b"\0" + content).digest(),
@@ -116,21 +117,21 @@ class ClaimRoutes:
 
     async def get_claim(self, request: Request, claim_id: UUID) -> Response:
         """A claim with its lines."""
-        client = client_of(request)
+        client = caller_of(request).sees
         found = await queries.find_claim(self._engine, client, claim_id)
         if found is None:
             raise await self._missing(client, claim_id)
         claim, lines = found
         return wire.json_response({**stored_answer(claim), "lines": answers.lines(lines)})
 
-    async def _missing(self, client: str, claim_id: UUID) -> Problem:
+    async def _missing(self, client: str | None, claim_id: UUID) -> Problem:
         """Why there is no such claim: it was reversed, or never was."""
         reversal = await queries.find_reversal(self._engine, client, claim_id)
         return _not_found() if reversal is None else answers.gone(reversal)
 
     async def get_events(self, request: Request, claim_id: UUID) -> Response:
         """A claim's history, oldest first."""
-        events = await queries.find_events(self._engine, client_of(request), claim_id)
+        events = await queries.find_events(self._engine, caller_of(request).sees, claim_id)
         if not events:
             raise _not_found()
         return wire.json_response({"items": [answers.event(event) for event in events]})
@@ -139,7 +140,7 @@ class ClaimRoutes:
         """Claims, newest first. A traversal by cursor meets each claim that was there at its start once."""
         found = await queries.find_claims(
             self._engine,
-            client_of(request),
+            caller_of(request).sees,
             limit=query.limit + 1,  # one more tells whether there is a next page
             before=None if query.cursor is None else answers.id_of_cursor(query.cursor),
             **query.model_dump(exclude={"limit", "cursor"}),
@@ -155,7 +156,7 @@ class ClaimRoutes:
 
 def router(handlers: ClaimRoutes) -> APIRouter:
     """The claims' routes over these handlers."""
-    routes = APIRouter(tags=["claims"])
+    routes = APIRouter(tags=["claims"], route_class=GuardedRoute)
     routes.add_api_route(
         "/claims",
         handlers.post_claim,
@@ -163,23 +164,29 @@ def router(handlers: ClaimRoutes) -> APIRouter:
         status_code=201,
         summary="Take in a claim",
         response_class=Response,
-        openapi_extra=schemas.POST_CLAIMS,
         responses={
             201: schemas.CREATED,
-            **problems(400, 408, 409, 410, 413, 415, 503),
+            **problems(400, 401, 403, 408, 409, 410, 413, 415, 503),
             422: {"model": schemas.InvalidClaim, "description": "All faults of the claim, or a key's second body"},
         },
+        **needs(Scope.CLAIMS_WRITE, schemas.POST_CLAIMS),
     )
     for path, handler, summary, model, errors in (
         ("/claims", handlers.get_claims, "List claims, newest first", schemas.ClaimPage, (422, 503)),
         ("/claims/{claim_id}", handlers.get_claim, "Look at a claim", schemas.ClaimAnswer, (404, 410, 422, 503)),
         ("/claims/{claim_id}/events", handlers.get_events, "A claim's history", schemas.EventList, (404, 422, 503)),
     ):
-        responses: dict[int | str, dict[str, Any]] = {200: {"model": model}, **problems(*errors)}
+        responses: dict[int | str, dict[str, Any]] = {200: {"model": model}, **problems(401, 403, *errors)}
         if 410 in responses:
             responses[410] = {"model": schemas.ReversedClaim, "description": "The claim was reversed"}
         routes.add_api_route(
-            path, handler, methods=["GET"], summary=summary, response_class=Response, responses=responses
+            path,
+            handler,
+            methods=["GET"],
+            summary=summary,
+            response_class=Response,
+            responses=responses,
+            **needs(Scope.CLAIMS_READ),
         )
     return routes
 

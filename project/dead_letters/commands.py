@@ -7,7 +7,6 @@ import getpass
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -23,9 +22,9 @@ from project.dead_letters.models import DeadLetter
 from project.dead_letters.queue import Filter
 from project.dead_letters.routes import listed, shown
 from project.errors import Problem, ServiceError, SettingsError
+from project.ids import moment
 
 PAGE = 200
-FIRST_YEAR, LAST_YEAR = 1970, 9000  # far enough from where a calendar ends in some time zone
 
 app = typer.Typer(help="What payments refused: look at it, send it again, give it up.", no_args_is_help=True)
 
@@ -40,19 +39,6 @@ Ids = Annotated[list[UUID] | None, typer.Argument(help="ids of letters")]
 All = Annotated[bool, typer.Option("--all", help="every letter that can be")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="only say which")]
 PerSecond = Annotated[float, typer.Option("--rate", min=0.1, help="letters a second")]
-
-
-def moment(text: str | None) -> datetime | None:
-    """An RFC 3339 time with its offset; SettingsError if it is none."""
-    if text is None:
-        return None
-    try:
-        made = datetime.fromisoformat(text)
-    except ValueError:
-        made = datetime.min  # noqa: DTZ901  refused below, like any other without an offset
-    if made.tzinfo is None or not FIRST_YEAR <= made.year <= LAST_YEAR:
-        raise SettingsError("a time must be RFC 3339 with an offset, such as 2026-11-24T10:00:00Z")
-    return made
 
 
 @app.command("list")

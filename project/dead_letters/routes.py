@@ -15,7 +15,8 @@ from project.dead_letters import queue
 from project.dead_letters.models import DeadLetter
 from project.ids import rfc3339
 from project.openapi import problems
-from project.security import client_of
+from project.security.door import GuardedRoute, caller_of, needs
+from project.security.scopes import Scope
 
 MASK = "***"
 
@@ -105,7 +106,7 @@ class LetterRoutes:
         """Sends the claim again."""
         connection = await self._connect()
         try:
-            again = await queue.redrive(connection, letter_id, client_of(request))
+            again = await queue.redrive(connection, letter_id, caller_of(request).name)
         finally:
             connection.terminate()
         self._ring()
@@ -115,7 +116,7 @@ class LetterRoutes:
         """Gives the claim up for good and erases it."""
         connection = await self._connect()
         try:
-            await queue.discard(connection, letter_id, client_of(request))
+            await queue.discard(connection, letter_id, caller_of(request).name)
         finally:
             connection.terminate()
         return await self.get_letter(letter_id)
@@ -152,7 +153,7 @@ def shown(letter: DeadLetter) -> dict[str, Any]:
 
 def router(handlers: LetterRoutes) -> APIRouter:
     """The routes over these handlers."""
-    routes = APIRouter(tags=["dead letters"])
+    routes = APIRouter(tags=["dead letters"], route_class=GuardedRoute)
     for method, path, handler, summary, status, model, errors in (
         ("GET", "/dead-letters", handlers.get_letters, "List dead letters, newest first", 200, LetterPage, (422, 503)),
         ("GET", "/dead-letters/{letter_id}", handlers.get_letter, "Look at one", 200, Letter, (404, 422, 503)),
@@ -165,7 +166,7 @@ def router(handlers: LetterRoutes) -> APIRouter:
             200, Letter, (404, 409, 422, 503),
         ),
     ):  # fmt: skip
-        responses: dict[int | str, dict[str, Any]] = {status: {"model": model}, **problems(*errors)}
+        responses: dict[int | str, dict[str, Any]] = {status: {"model": model}, **problems(401, 403, *errors)}
         routes.add_api_route(
             path,
             handler,
@@ -174,5 +175,6 @@ def router(handlers: LetterRoutes) -> APIRouter:
             summary=summary,
             response_class=Response,
             responses=responses,
+            **needs(Scope.OPERATE),
         )
     return routes

@@ -2,10 +2,12 @@
 
 It keeps the contract of docs/saga.md over real HTTP: a payment for each key at most, cancel-before-pay, its own
 durable store. PUT /behaviour makes it misbehave in the ways that real services do. Started by the supervisor when
-PAYMENTS_URL is not set. No client is trusted, but there are no keys either: it listens on HOST, which is loopback.
+PAYMENTS_URL is not set. With PAYMENTS_TOKEN every call but /livez must bear that token; without one it listens for this
+machine alone, whatever HOST says.
 """
 
 import asyncio
+import hmac
 import random
 import re
 import sqlite3
@@ -56,9 +58,9 @@ class StandIn:
         self._behaviour = Behaviour()
         self._dice = random.Random()  # noqa: S311  misbehaves, guards nothing
 
-    def application(self) -> web.Application:
-        """All routes; every error is problem+json."""
-        app = web.Application(middlewares=[_problems], client_max_size=BODY_BYTES)
+    def application(self, token: str | None = None) -> web.Application:
+        """All routes, behind the token if there is one; every error is problem+json."""
+        app = web.Application(middlewares=[_problems, _bearing(token)], client_max_size=BODY_BYTES)
         app.add_routes(
             [
                 web.post("/payments", self.pay),
@@ -160,6 +162,21 @@ async def _problems(request: web.Request, handler: Any) -> web.StreamResponse:
     return answer
 
 
+def _bearing(token: str | None) -> Any:
+    """Lets only those in who bear the token (RFC 6750)."""
+    expected = None if token is None else f"Bearer {token}".encode()
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Any) -> web.StreamResponse:
+        offered = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if expected is not None and request.path != "/livez" and not hmac.compare_digest(offered, expected):
+            raise _Problem(401, "the token of PAYMENTS_TOKEN is required, as Authorization: Bearer")
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    return middleware
+
+
 async def _livez(_: web.Request) -> web.Response:
     return _answer(200, {"status": "ok"})
 
@@ -211,7 +228,8 @@ def _checked_payment(body: dict[str, Any]) -> tuple[str, str, set[str]]:
 
 async def _application(chosen: settings.Settings) -> web.Application:
     kept = Store(chosen.storage.data_dir / "payments" / "payments.sqlite3")
-    app = StandIn(kept).application()
+    token = chosen.payments.payments_token
+    app = StandIn(kept).application(token.get_secret_value() if token else None)
 
     async def close(_: web.Application) -> None:
         await kept.close()
@@ -225,7 +243,7 @@ def serve(chosen: settings.Settings) -> None:
     logs.configure(chosen.logging)
     web.run_app(
         _application(chosen),
-        host=chosen.server.host,
+        host=chosen.stand_in_host,
         port=chosen.payments_port,
         shutdown_timeout=GRACE_S,
         access_log=None,

@@ -9,7 +9,8 @@ from project import wire
 from project.openapi import problems
 from project.providers.limiter import Limiter
 from project.providers.ranking import DEPTH, Ranking
-from project.security import limiter_identity
+from project.security.door import GuardedRoute, caller_of, needs
+from project.security.scopes import Scope
 
 
 class TopProviderQuery(BaseModel):
@@ -29,7 +30,7 @@ class ProviderTotal(BaseModel):
 
 def router(ranking: Ranking, limiter: Limiter) -> APIRouter:
     """The route over a ranking and its limiter."""
-    routes = APIRouter(tags=["providers"])
+    routes = APIRouter(tags=["providers"], route_class=GuardedRoute)
 
     @routes.get(
         "/top-provider",
@@ -41,12 +42,21 @@ def router(ranking: Ranking, limiter: Limiter) -> APIRouter:
                 "description": "highest net fee first, ties by NPI; at most about a second old",
                 "headers": {name: {"schema": {"type": "string"}} for name in ("RateLimit", "RateLimit-Policy")},
             },
-            **problems(422, 429, 503),
+            **problems(401, 403, 422, 429, 503),
         },
+        **needs(Scope.PROVIDERS_READ),
     )
     async def top_provider(request: Request, query: Annotated[TopProviderQuery, Query()]) -> Response:
-        headers = await limiter.admit(limiter_identity(request))
+        headers = await limiter.admit(_limited_by(request))
         best = await ranking.best(query.limit)
         return wire.json_response([total._asdict() for total in best], headers=headers)
 
     return routes
+
+
+def _limited_by(request: Request) -> str:
+    """Whom the limiter counts: the key's name; without keys the peer's address, as the kernel gave it, not a header."""
+    caller = caller_of(request)
+    if caller.key_id is not None:
+        return f"key:{caller.name}"
+    return request.client.host if request.client else "unknown"

@@ -81,4 +81,9 @@ class RequestTelemetry:
         requests.inc()
         duration.observe(seconds)
         log = _log.debug if route in _QUIET and status < 400 else _log.info
-        log("request", method=method, route=route, status=status, ms=round(seconds * 1000, 2))
+        told = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}
+        if caller := scope.get("caller"):
+            told["client"] = caller.name
+        if status in (401, 403) and scope.get("client"):
+            told["peer"] = scope["client"][0]  # who tries keys; otherwise an address is nobody's business
+        log("request", **told)

@@ -26,6 +26,7 @@ BATCH_CLAIMS = Histogram(
     "ledger_batch_claims", "Claims in one commit.", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 )
 COMMIT_SECONDS = Histogram("ledger_commit_seconds", "From BEGIN to the answer of COMMIT.", buckets=_LATENCY_S)
+SHED = Counter("requests_shed_total", "Requests and connections refused unseen, because the process had too many.")
 LEDGER_FAILURES = Counter("ledger_failures_total", "Batches that did not commit at once.", ["reason"])
 QUEUE_CLAIMS = Gauge("ledger_queue_claims", "Claims that wait for their commit.", multiprocess_mode="livesum")
 RANKING_CACHE = Counter("ranking_cache_total", "Reads of the cached ranking.", ["result"])

@@ -45,7 +45,7 @@ class Worker(Daemon):
     def __init__(self, folder: Path, settings: dict[str, str]) -> None:
         port = free_port()
         argv = [sys.executable, "-m", "project.worker"]
-        super().__init__(folder, argv, f"http://127.0.0.1:{port}", "/metrics", {"METRICS_PORT": str(port), **settings})
+        super().__init__(folder, argv, f"http://127.0.0.1:{port}", "/livez", {"METRICS_PORT": str(port), **settings})
 
     def metric(self, sample: str) -> float | None:
         """The value of a sample, written with its labels as it is exposed."""

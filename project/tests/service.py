@@ -15,6 +15,7 @@ import httpx2
 
 ROOT = Path(__file__).parents[2]
 START_WITHIN_S = 30.0
+WEB = (sys.executable, "-m", "project.web")
 
 
 def free_port() -> int:
@@ -117,7 +118,7 @@ class Daemon:
 class Service(Daemon):
     """Web processes."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str], argv: Sequence[str]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str], argv: Sequence[str] = WEB) -> None:
         port = free_port()
         super().__init__(folder, argv, f"http://127.0.0.1:{port}", "/readyz", {"PORT": str(port), **settings})
         self.database_url = settings.get("DATABASE_URL", "")
@@ -143,9 +144,7 @@ def environment(data_dir: Path, **settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def running(
-    folder: Path, settings: Mapping[str, str], argv: Sequence[str] = (sys.executable, "-m", "project.web")
-) -> Iterator[Service]:
+def running(folder: Path, settings: Mapping[str, str], argv: Sequence[str] = WEB) -> Iterator[Service]:
     """A web service with these settings, ready; stopped at the end. `folder` holds its data and its log."""
     service = Service(folder, settings, argv)
     try:

@@ -21,7 +21,7 @@ def exchange(service: Service, request: bytes) -> tuple[int, dict[str, str], byt
     return int(first.split()[1]), {name.lower(): value for name, value in (row.split(": ", 1) for row in rest)}, body
 
 
-POST = b"POST /claims HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+POST = b"POST /claims HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ POST = b"POST /claims HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r
         POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
         POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET /hello HTTP/1.1\r\nHost: here\r\nX-Request-ID: \x1b[31m\r\n\r\n",
+        b"GET /hello HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: \x1b[31m\r\n\r\n",
     ],
 )
 def test_what_is_not_http_is_400_problem_json(service: Service, request_: bytes) -> None:
@@ -63,7 +63,7 @@ def test_a_body_announced_too_large_is_refused_before_it_comes(service: Service,
 )
 def test_odd_paths_are_problems_and_never_redirects(service: Service, path: bytes) -> None:
     status, headers, _ = exchange(
-        service, b"GET " + path + b" HTTP/1.1\r\nHost: elsewhere\r\nConnection: close\r\n\r\n"
+        service, b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     )
     assert status in (404, 422)
     assert headers["content-type"] == "application/problem+json"

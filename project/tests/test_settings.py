@@ -21,9 +21,15 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("PORT", "0"),
         ("PORT", "65536"),
         ("PORT", "http"),
-        ("HOST", "0.0.0.0"),
+        ("HOST", "300.0.0.0"),
         ("HOST", "secret.example.org"),
         ("WEB_WORKERS", "0"),
+        ("TRUSTED_PROXIES", "*"),
+        ("TRUSTED_PROXIES", "10.0.0.1, secret.example.org"),
+        ("CORS_ORIGINS", "*"),
+        ("CORS_ORIGINS", "https://secret.example.org/path"),
+        ("SSL_CERTFILE", "/nowhere/secret.pem"),
+        ("MAX_HEADER_BYTES", "0"),
         ("DATABASE_URL", "mysql://secret@host/db"),
         ("REDIS_URL", "http://secret@host"),
         ("NPI_CHECK", "maybe"),
@@ -106,7 +112,7 @@ def test_every_setting_has_a_line_in_the_example_file() -> None:
     example = (Path(__file__).parents[2] / ".env.example").read_text()
     chosen = load()
     groups = [getattr(chosen, member.name) for member in fields(chosen)]
-    assert len(groups) == 8
+    assert len(groups) == 9
     for group in groups:
         for name in type(group).model_fields:
             assert f"#{name.upper()}=" in example, name

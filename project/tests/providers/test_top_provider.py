@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from project.tests.conftest import Run
+from project.tests.keys import bearing, make_key
 from project.tests.service import Service, free_port, line, running, wait_until
 
 UNLIMITED = {"TOP_PROVIDER_RATE_LIMIT": "1000000/second"}
@@ -118,13 +119,15 @@ def test_another_client_is_not_affected(serve: Run) -> None:
             assert other.get("/top-provider").status_code == 200
 
 
-def test_a_new_forwarded_address_each_time_does_not_help(serve: Run) -> None:
+def test_a_new_forwarded_address_each_time_does_not_help(serve: Run, database_url: str) -> None:
+    key = make_key(database_url, "dashboard", "providers:read")["key"]
     with serve() as service:
         spoofed: list[dict[str, str]] = [
             {
                 "X-Forwarded-For": f"10.0.0.{number}",
                 "Forwarded": f"for=10.0.0.{number}",
                 "X-Real-IP": f"10.0.0.{number}",
+                **bearing(key),
             }
             for number in range(15)
         ]

@@ -1,0 +1,60 @@
+"""What one web process has in hand, and when that is too much. Made by `app`, asked by `protocol` for each request.
+
+It imports no metrics, since `web` imports it before the metrics' folder is there.
+
+A process that takes in more than it can finish answers everybody late. So what is over the limits is refused before
+anything is done for it, which costs a tenth of doing it, and the rest keeps its pace (docs/decisions/0012-overload.md).
+"""
+
+from collections.abc import Callable, Sized
+from typing import Protocol
+
+from project.settings import MEBIBYTE, LimitSettings
+
+# What clients have asked for and do not take. Past it, who has not taken anything for longest is cut off.
+UNSENT_BYTES = 64 * MEBIBYTE
+
+
+class Answering(Protocol):
+    """A connection whose client does not take its answer."""
+
+    def unsent(self) -> int:
+        """Bytes that wait for the client."""
+
+    def cut(self) -> None:
+        """Ends the connection at once."""
+
+
+class Load:
+    """The requests in hand of one process.
+
+    `queue_is_full` tells whether the ledger takes no more claims; `refused` is called for each refused request.
+    """
+
+    def __init__(self, limits: LimitSettings, queue_is_full: Callable[[], bool], refused: Callable[[], None]) -> None:
+        self.limits = limits
+        self.refused = refused
+        self.uploading = 0  # requests whose body is still on its way: they wait for their client, not for us
+        self._queue_is_full = queue_is_full
+        self._stuck: dict[Answering, None] = {}  # in the order in which they got stuck
+
+    def refuses(self, method: bytes, path: bytes, running: Sized) -> bool:
+        """Whether a request is one too many, given the tasks that are running for others."""
+        if len(running) - self.uploading >= self.limits.max_requests_in_hand:
+            return path not in _ALWAYS_SERVED
+        return method == b"POST" and path.startswith(b"/claims") and self._queue_is_full()
+
+    def stuck(self, connection: Answering) -> None:
+        """Its client takes nothing for now; memory for all of these is bounded."""
+        self._stuck[connection] = None
+        while len(self._stuck) > 1 and sum(one.unsent() for one in self._stuck) > UNSENT_BYTES:
+            longest = next(iter(self._stuck))
+            del self._stuck[longest]
+            longest.cut()
+
+    def flows(self, connection: Answering) -> None:
+        """Its client takes its answer, or is gone."""
+        self._stuck.pop(connection, None)
+
+
+_ALWAYS_SERVED = frozenset({b"/livez", b"/readyz", b"/metrics", b"/hello"})

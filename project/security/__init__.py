@@ -1,0 +1,1 @@
+"""Who may come in, and as whom: API keys, scopes, the keyless mode, and the door that every request passes."""
