@@ -1,6 +1,6 @@
 # The commands of this project. All of them need Python >= 3.11 (with venv) and make, nothing else, and work as root
 # and as an ordinary user; `make test-system` alone also needs what it lists.
-.PHONY: run test test-lowest check test-system system-packages soak lock format
+.PHONY: run test test-lowest check audit secrets sbom test-system system-packages soak lock format
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -28,6 +28,20 @@ check: .venv/for-test
 	$(VENV) -m mypy
 	$(VENV) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 	$(VENV) -m pytest project/tests/test_migrations.py
+	$(VENV) .ci/secret_scan.py .
+	$(VENV) .ci/audit.py requirements.txt requirements-test.txt
+
+# Two parts of `make check` alone: known vulnerabilities of what is pinned, which needs a network (and says "skipped"
+# without one), and secrets in the checkout.
+audit: .venv/for-test
+	$(VENV) .ci/audit.py requirements.txt requirements-test.txt
+
+secrets: .venv/for-test
+	$(VENV) .ci/secret_scan.py .
+
+# What the service is made of at run time, for who has to know: names, versions, hashes, licences.
+sbom: .venv/for-test
+	$(VENV) .ci/sbom.py requirements.txt sbom.cdx.json
 
 # The long form of what `make test` runs bounded: 10,000 worlds of the saga, each from one integer.
 soak: .venv/for-test

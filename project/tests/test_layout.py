@@ -18,7 +18,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def files() -> list[Path]:
-    return [*PROJECT.rglob("*.py"), *(ROOT / "migrations").rglob("*.py")]
+    return [file for folder in (PROJECT, ROOT / "migrations", ROOT / ".ci") for file in folder.rglob("*.py")]
 
 
 def functions(file: Path) -> Iterator[Function]:
