@@ -5,6 +5,7 @@ Each run gets an empty environment, as `make check` has to do with whatever a ma
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from project.tests.service import ROOT, free_port
 
@@ -39,6 +41,16 @@ ADVISORIES = {
 
 
 @contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+
+
+@contextmanager
 def advisory_service(advisories: dict[tuple[str, str], dict[str, Any]], silent_s: float = 0) -> Iterator[str]:
     """A service of the form of OSV's that knows `advisories`, and is silent for so long before each answer."""
     over = threading.Event()
@@ -57,13 +69,41 @@ def advisory_service(advisories: dict[tuple[str, str], dict[str, Any]], silent_s
         def log_request(self, *_: object) -> None:
             """Nothing: it would stand between the tests' own lines."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Query) as server:
-        threading.Thread(target=server.serve_forever).start()
+    with serving(Query) as port:
         try:
-            yield f"http://127.0.0.1:{server.server_port}/v1/query"
+            yield f"http://127.0.0.1:{port}/v1/query"
         finally:
             over.set()
-            server.shutdown()
+
+
+@contextmanager
+def company_network(certificates: Path) -> Iterator[str]:
+    """A proxy that opens TLS on its way, as companies have them, and stands for PyPI: its certificate is of its own making."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(certificates))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("pypi.org").configure_cert(tls)
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_CONNECT(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with tls.wrap_socket(self.connection, server_side=True) as inside, inside.makefile("rb") as lines:
+                while request := lines.readline():
+                    while lines.readline().strip():
+                        """The headers ask nothing of us."""
+                    _, _, package, version, _ = request.split()[1].decode().split("/")
+                    known = ADVISORIES.get((package, version))
+                    found = [{"id": known["id"], "aliases": known["aliases"], "fixed_in": ["9"]}] if known else []
+                    body = json.dumps({"vulnerabilities": found}).encode()
+                    inside.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            self.close_connection = True
+
+        def log_request(self, *_: object) -> None:
+            """Nothing: it would stand between the tests' own lines."""
+
+    with serving(Proxy) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def audit(folder: Path, requirements: str, *options: str, **environment: str) -> tuple[int, str]:
@@ -137,6 +177,14 @@ def test_a_requirement_without_a_hash_fails_even_without_a_network(tmp_path: Pat
     assert code == 1
     assert "audit failed: the requirements cannot be audited" in said
     assert "does not contain a hash" in said
+
+
+def test_pypi_is_asked_through_the_proxy_and_by_the_certificates_that_pip_is_set_up_with(tmp_path: Path) -> None:
+    with company_network(tmp_path / "company.pem") as proxy:
+        (tmp_path / "pip.conf").write_text(f"[global]\nproxy = {proxy}\ncert = {tmp_path / 'company.pem'}\n")
+        code, said = audit(tmp_path, SOUND + OLD, PIP_CONFIG_FILE=str(tmp_path / "pip.conf"))
+    assert code == 1
+    assert f"jinja2 2.10: CVE-2019-10906 = {ESCAPE}, fixed in 9" in said
 
 
 def test_the_public_services_know_an_old_release(tmp_path: Path) -> None:
