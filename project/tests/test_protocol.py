@@ -16,6 +16,11 @@ def exchange(service: Service, request: bytes) -> tuple[int, dict[str, str], byt
         received = b""
         while chunk := connection.recv(65536):
             received += chunk
+    return parsed(received)
+
+
+def parsed(received: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of an answer."""
     head, body = received.split(b"\r\n\r\n", 1)
     first, *rest = head.decode("latin-1").split("\r\n")
     return int(first.split()[1]), {name.lower(): value for name, value in (row.split(": ", 1) for row in rest)}, body
