@@ -1,6 +1,6 @@
 # The commands of this project. All of them need Python >= 3.11 (with venv) and make, nothing else, and work as root
 # and as an ordinary user; `make test-system` alone also needs what it lists.
-.PHONY: run test test-lowest check audit secrets sbom test-system system-packages soak lock format
+.PHONY: run test test-lowest check audit secrets sbom test-system system-packages soak bench lock format
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -46,6 +46,11 @@ sbom: .venv/for-test
 # The long form of what `make test` runs bounded: 10,000 worlds of the saga, each from one integer.
 soak: .venv/for-test
 	SIMULATION_SEEDS=10000 $(VENV) -m pytest project/tests/payments/test_simulation.py
+
+# Ratios of two things done in turn in one run, printed as a table.
+bench: .venv/for-test
+	@command -v wrk >/dev/null || { echo "make bench needs wrk; install: wrk" >&2; exit 1; }
+	$(VENV) -m bench.overload
 
 # What `make test-system` needs from the system's packages (Debian's names), and the programs that it looks for.
 SYSTEM_PACKAGES = chromium

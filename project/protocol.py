@@ -18,6 +18,9 @@ from project.load import Load
 from project.wire import encode
 
 ANSWERED_WITHIN_S = 10.0  # more than any answer takes
+# Who was refused for too much load is not read for a moment: a client that asks again at once, whatever Retry-After
+# says, would otherwise take the time that the others' requests need.
+UNREAD_S = 0.1
 LINGER_S = 2.0  # for what a refused request still has to say, so that a reset does not swallow its answer
 _FRAMING = 8  # bytes of framing that a byte of a chunked body may cost, in chunks of a single byte
 
@@ -92,6 +95,7 @@ class Protocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
 
     # The connection
 
@@ -105,7 +109,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Takes back what this connection counted for."""
-        for timer in (self._head_timer, self._send_timer, self._end_timer):
+        for timer in (self._head_timer, self._send_timer, self._end_timer, self._unread_timer):
             if timer is not None:
                 timer.cancel()
         self._upload_ended()
@@ -295,6 +299,8 @@ class Protocol(HttpToolsProtocol):
         if self.parser.should_keep_alive() and self.parser.get_method() != b"HEAD":
             self.transport.write(_SHED)
             super().on_response_complete()
+            self.flow.pause_reading()
+            self._unread_timer = self.loop.call_later(UNREAD_S, self.flow.resume_reading)
         else:
             self.end(_SHED_AND_CLOSE)
 

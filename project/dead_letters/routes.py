@@ -1,6 +1,8 @@
 """GET and POST under /dead-letters, for operators: letters of all clients, subscriber ids masked. Made by `app`."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -19,6 +21,8 @@ from project.security.door import GuardedRoute, caller_of, needs
 from project.security.scopes import Scope
 
 MASK = "***"
+CHANGES_AT_ONCE = 4
+SLOT_WITHIN_S = 1.0
 
 State = Literal["waiting", "reversed", "redriven", "discarded"]
 Reason = Literal["refused", "exhausted"]
@@ -85,6 +89,7 @@ class LetterRoutes:
         self._engine = engine
         self._connect = connect
         self._ring = ring
+        self._slots = asyncio.Semaphore(CHANGES_AT_ONCE)
 
     async def get_letters(self, query: Annotated[LettersQuery, Query()]) -> Response:
         """Letters, newest first."""
@@ -104,22 +109,30 @@ class LetterRoutes:
 
     async def redrive(self, request: Request, letter_id: UUID) -> Response:
         """Sends the claim again."""
-        connection = await self._connect()
-        try:
+        async with self._connection() as connection:
             again = await queue.redrive(connection, letter_id, caller_of(request).name)
-        finally:
-            connection.terminate()
         self._ring()
         return wire.json_response({"claim_id": str(again.claim_id), "redrive_no": again.redrive_no}, 202)
 
     async def discard(self, request: Request, letter_id: UUID) -> Response:
         """Gives the claim up for good and erases it."""
-        connection = await self._connect()
-        try:
+        async with self._connection() as connection:
             await queue.discard(connection, letter_id, caller_of(request).name)
-        finally:
-            connection.terminate()
         return await self.get_letter(letter_id)
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Any]:
+        """A connection for one change; only a few at once, so that operators cannot use up the database's."""
+        async with asyncio.timeout(SLOT_WITHIN_S):  # past it: 503, like every other wait for the database
+            await self._slots.acquire()
+        try:
+            connection = await self._connect()
+            try:
+                yield connection
+            finally:
+                connection.terminate()
+        finally:
+            self._slots.release()
 
 
 def listed(letter: DeadLetter) -> dict[str, Any]:
