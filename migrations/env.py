@@ -8,8 +8,6 @@ import asyncio
 
 from alembic import context
 from sqlalchemy import Connection
-from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.sql.schema import SchemaItem
 from sqlmodel import SQLModel
 
@@ -17,7 +15,7 @@ import project.claims.models
 import project.dead_letters.models
 import project.providers.models
 import project.security.models  # noqa: F401  these imports register their tables
-from project.db import database_url
+from project.db import create_patient_engine, database_url
 from project.settings import load
 
 # Only one process migrates at a time, however many start at once; any constant would do.
@@ -46,8 +44,7 @@ def run(connection: Connection) -> None:
 
 async def connect_and_run() -> None:
     """Over a connection of its own, without a time limit: a migration takes as long as it takes."""
-    url = context.config.attributes.get("database_url") or database_url(load().storage)
-    engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), hide_parameters=True)
+    engine = create_patient_engine(context.config.attributes.get("database_url") or database_url(load().storage))
     async with engine.connect() as connection:
         await connection.run_sync(run)
     await engine.dispose()

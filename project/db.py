@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import asyncpg
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 
 from project.engines.places import Places
 from project.settings import StorageSettings
@@ -60,13 +60,26 @@ def is_away(error: BaseException) -> bool:
 def create_engine(database_url: str, pool_size: int) -> AsyncEngine:
     """The pool for reads. Its errors hide the parameters, since those can be PHI."""
     return create_async_engine(
-        make_url(database_url).set(drivername="postgresql+asyncpg"),
+        "postgresql+asyncpg://",
+        # asyncpg reads the URL itself, as for bare connections: SQLAlchemy does not know libpq's `sslmode`
+        async_creator=lambda: asyncpg.connect(
+            database_url, timeout=CONNECT_TIMEOUT_S, command_timeout=STATEMENT_TIMEOUT_S
+        ),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT_S,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S},
+    )
+
+
+def create_patient_engine(database_url: str) -> AsyncEngine:
+    """One connection at a time without a time limit, for migrations: they take as long as they take."""
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=lambda: asyncpg.connect(database_url),
+        poolclass=NullPool,
+        hide_parameters=True,
     )
 
 

@@ -68,7 +68,7 @@ class Proxy:
             return
         await self.open.wait()
         to_server = await asyncio.open_unix_connection(self._server_socket)
-        back = asyncio.create_task(_pass_on(to_server[0], writer))
+        back = asyncio.create_task(pass_on(to_server[0], writer))
         try:
             await self._forward(reader, to_server[1], back)
         finally:
@@ -106,7 +106,8 @@ class Proxy:
         await to_server.drain()
 
 
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Bytes from one side to the other, until there are no more."""
     with suppress(ConnectionError):
         while message := await reader.read(65536):
             writer.write(message)
