@@ -3,6 +3,7 @@
 Installed by `app`, outside everything else of ours. Plain ASGI, because it runs on the hot path.
 """
 
+import ipaddress
 import re
 import time
 from functools import lru_cache
@@ -37,6 +38,14 @@ def _meters(method: str, route: str, status: int) -> tuple[Any, Any]:
 def _route_template(scope: Scope) -> str:
     """`/claims/{claim_id}`, never the path itself, which holds whatever a client sent."""
     return getattr(scope.get("route"), "path", None) or "unmatched"
+
+
+def _address(scope: Scope) -> str:
+    """The peer's address; not what a proxy passed on in its place, if that is none."""
+    try:
+        return str(ipaddress.ip_address((scope.get("client") or ("",))[0]))
+    except ValueError:
+        return "unknown"
 
 
 class RequestTelemetry:
@@ -84,6 +93,6 @@ class RequestTelemetry:
         told = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}
         if caller := scope.get("caller"):
             told["client"] = caller.name
-        if status in (401, 403) and scope.get("client"):
-            told["peer"] = scope["client"][0]  # who tries keys; otherwise an address is nobody's business
+        if status in (401, 403):
+            told["peer"] = _address(scope)  # who tries keys; otherwise an address is nobody's business
         log("request", **told)

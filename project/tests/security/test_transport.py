@@ -95,6 +95,14 @@ def test_a_forwarded_address_is_believed_of_trusted_proxies_alone(
         assert ("strict-transport-security" in answer.headers) is (believed == "203.0.113.9")
 
 
+def test_what_is_no_address_is_not_logged(serve: Run, database_url: str) -> None:
+    make_key(database_url, "clinic", "claims:read")
+    with serve(TRUSTED_PROXIES="127.0.0.1") as service:
+        service.http.get("/claims", headers={"X-Forwarded-For": "SENTINEL-77", **bearing("cpk_x")})
+        assert peers(service) == ["unknown"]
+        assert "SENTINEL-77" not in service.log.read_text()
+
+
 @contextmanager
 def certified(folder: Path) -> Iterator[tuple[dict[str, str], trustme.CA]]:
     """TLS settings with a certificate of an authority of our own."""
