@@ -77,13 +77,13 @@ def is_computed(name: str) -> bool:
     return len(name) <= LONGEST_NAME and fold(name) in COMPUTED
 
 
-_LIKE_A_NAME = re.compile(r"(?=.*[A-Za-z])(?!.*[0-9]{4})[A-Za-z0-9 _./#$%&()+:-]+\Z")
+_LIKE_A_NAME = re.compile(r"(?=.*[A-Za-z])(?!(?:[^0-9]*[0-9]){4})[A-Za-z0-9 _./#$%&()+:-]+\Z")
 
 
 def shown(name: str, position: int) -> str:
     """How a fault names a column: by its name if it looks like one, else by its position, counted from 1.
 
     A name is input too: in a file without a header row the first line's values stand where the names should be, and
-    a value is never repeated. Long digits, as in member ids, therefore do not look like a name.
+    a value is never repeated. Four digits, as in member ids, therefore do not look like a name, wherever they stand.
     """
     return name if len(name) <= 64 and _LIKE_A_NAME.match(name) else f"column {position}"

@@ -71,7 +71,21 @@ def test_a_fault_names_a_column_by_a_name_that_looks_like_one(name: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["3730189502", "SUB-3730189502", "GRP-1000", "", "x" * 65, "müller", "a\nb", "3/28/18", "$100.00", "a\x00"]
+    "name",
+    [
+        "3730189502",
+        "SUB-3730189502",
+        "GRP-1000",
+        "W12-345-678",
+        "a1b2c3d4",
+        "",
+        "x" * 65,
+        "müller",
+        "a\nb",
+        "3/28/18",
+        "$100.00",
+        "a\x00",
+    ],
 )
 def test_a_name_that_could_be_a_value_is_told_by_its_position(name: str) -> None:
     assert shown(name, 3) == "column 3"
