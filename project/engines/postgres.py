@@ -128,10 +128,19 @@ def _runs_in(pid: int, folder: Path) -> bool:
 
 def is_ready(places: Places) -> bool:
     """Whether the server says in its own file that it takes connections."""
+    return _status(places) == "ready"
+
+
+def is_recovering(places: Places) -> bool:
+    """Whether it says that it is on its way there: after a crash or a restore, that takes as long as the log is."""
+    return _status(places) in ("starting", "standby")
+
+
+def _status(places: Places) -> str:
     try:
-        return (places.postgres / "postmaster.pid").read_text().splitlines()[7].strip() == "ready"
+        return (places.postgres / "postmaster.pid").read_text().splitlines()[7].strip()
     except (FileNotFoundError, IndexError):
-        return False
+        return ""
 
 
 def create_database(places: Places) -> bool:

@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
@@ -137,7 +138,8 @@ class _Supervisor:
         postgres.initialise(places)
         postgres.forget_dead_server(places)
         started = self._start(postgres.program(places, pass_fds=(lock,)), self._engines)
-        self._await_ready(started, lambda: postgres.is_ready(places), ENGINE_READY_WITHIN_S)
+        recovering = partial(postgres.is_recovering, places)
+        self._await_ready(started, lambda: postgres.is_ready(places), ENGINE_READY_WITHIN_S, recovering)
         migrate = postgres.create_database(places)
         say(f"{postgres.version()} (process {started.pid}), data in {places.postgres}")
         return migrate
@@ -173,13 +175,19 @@ class _Supervisor:
                 self._await_ready(kept, lambda url=url: _answers(url), CHILD_READY_WITHIN_S)  # type: ignore[misc]
             say(f"{kept.program.name} (process {kept.pid})")
 
-    def _await_ready(self, kept: Kept, ready: Callable[[], bool], within_s: float) -> None:
+    def _await_ready(
+        self, kept: Kept, ready: Callable[[], bool], within_s: float, recovering: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Until it is ready. Raises EngineError after its end, or `within_s` seconds in which it was not recovering."""
         deadline = time.monotonic() + within_s
         while not ready():
             if kept.exit_code is not None:
                 raise EngineError(f"{kept.program.name} ended with {_how(kept.exit_code)} at its start{_see(kept)}")
             if time.monotonic() > deadline:
-                raise EngineError(f"{kept.program.name} was not ready within {within_s:.0f} s{_see(kept)}")
+                if not recovering():
+                    raise EngineError(f"{kept.program.name} was not ready within {within_s:.0f} s{_see(kept)}")
+                say(f"{kept.program.name} is recovering; this goes on when it is done")
+                deadline = time.monotonic() + within_s
             self._pause(POLL_S)
 
     def _keep(self) -> None:

@@ -62,6 +62,15 @@ def test_a_second_start_finds_the_data(data_dir: Path) -> None:
             assert client.get("kept") == b"yes"
 
 
+def test_a_postgres_that_recovers_for_long_is_waited_for(data_dir: Path) -> None:
+    (data_dir / "pg" / "recovery.signal").touch()
+    with (data_dir / "pg" / "postgresql.auto.conf").open("a") as settings:
+        settings.write("restore_command = 'sleep 1.5; false'\n")
+    with supervising(data_dir, ENGINE_READY_WITHIN_S="2") as running:
+        running.await_line("Postgres is recovering; this goes on when it is done")
+        running.await_line("serving")
+
+
 def test_a_taken_port_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
