@@ -6,7 +6,7 @@ form, or raises Broken with the rule that it breaks. It never repeats the value:
 
 import re
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal, Rounded
 from functools import lru_cache
 from typing import Final
 
@@ -182,10 +182,17 @@ def _amount_of_text(value: str) -> Decimal:
     return exact
 
 
+_ALL_DIGITS = Context(prec=MAX_DIGITS + 2, traps=[Rounded])
+
+
 def _amount_of_decimal(value: Decimal) -> Decimal:
     """Bounds are read off the exponents first, so that no huge number is ever written out."""
     if value.adjusted() >= MAX_DIGITS:
         raise Broken(*DIGITS)
+    try:
+        _ALL_DIGITS.plus(value)  # as_tuple would make an object of each digit, of which there may be millions
+    except Rounded:
+        raise Broken(*DECIMALS) from None
     exponent = value.as_tuple().exponent
     if isinstance(exponent, int) and exponent < -2:
         raise Broken(*DECIMALS)
