@@ -181,6 +181,10 @@ class IntakeSettings(_Group):
 
     max_lines: int = Field(10_000, ge=1, le=100_000)
     max_body_bytes: int = Field(16 * MEBIBYTE, ge=1024)
+    max_unpacked_bytes: int = Field(16 * MEBIBYTE, ge=1024, description="what a gzip body may unpack to")
+    max_nesting: int = Field(
+        16, ge=3, le=100, description="levels of a JSON body; a claim needs 3, the parser ends at 200"
+    )
     npi_check: Annotated[Literal["off", "warn", "strict"], BeforeValidator(_lower)] = "warn"
     idempotency_retention: int = Field(24 * HOUR_S, ge=1, description="seconds")
     intake_queue_lines: int = Field(200_000, ge=1, description="lines that may wait for a commit; past it: 503")

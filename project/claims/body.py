@@ -35,30 +35,33 @@ def _split(parameter: str) -> tuple[str, str, str]:
     return name.strip().lower(), equals, value
 
 
-async def read(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """The whole body, unpacked if it came as gzip.
-
-    Raises Problem: 413 past `max_bytes` (before or after unpacking), 408 when it does not arrive within `timeout_s`
-    seconds, 415 for another Content-Encoding, 400 for a broken one.
-    """
+def is_packed(request: Request) -> bool:
+    """Whether the body comes as gzip; another Content-Encoding is a 415 Problem."""
     encoding = request.headers.get("content-encoding", "").strip().lower()
     if encoding not in ("", "identity", "gzip"):
         raise Problem(
             415, "Unsupported Media Type", "the only Content-Encoding is gzip", headers={"Accept-Encoding": "gzip"}
         )
+    return encoding == "gzip"
+
+
+async def read(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+    """The whole body as it came.
+
+    Raises Problem: 413 past `max_bytes`, 408 when it does not arrive within `timeout_s` seconds, 400 if it breaks off.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
         raise _too_large(max_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            body = await _collect(request, max_bytes)
+            return await _collect(request, max_bytes)
     except TimeoutError:
         raise Problem(
             408, "Request Timeout", "the body took too long to arrive", headers={"Connection": "close"}
         ) from None
     except ClientDisconnect:
         raise Problem(400, "Bad Request", "the connection closed before the body ended") from None
-    return _unpacked(body, max_bytes) if encoding == "gzip" else body
 
 
 async def _collect(request: Request, max_bytes: int) -> bytes:
@@ -72,8 +75,10 @@ async def _collect(request: Request, max_bytes: int) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _unpacked(packed: bytes, max_bytes: int) -> bytes:
+def unpacked(packed: bytes, max_bytes: int) -> bytes:
     """The content of all gzip members (RFC 1952), never more than `max_bytes` of it in memory.
+
+    Raises Problem: 413 past `max_bytes`, 400 for what is not gzip.
 
     It is fed in pieces, since what follows a member is copied at its end: a body of a million tiny members, all of
     whose rest is copied a million times, would stop the process.
@@ -90,7 +95,7 @@ def _unpacked(packed: bytes, max_bytes: int) -> bytes:
             except zlib.error:
                 raise _not_gzip("the body is not the gzip that its Content-Encoding says") from None
             if len(content) > max_bytes:
-                raise _too_large(max_bytes)
+                raise Problem(413, "Content Too Large", f"at most {max_bytes} bytes once it is unpacked")
             if members > MAX_GZIP_MEMBERS:
                 raise _not_gzip(f"the gzip body has more than {MAX_GZIP_MEMBERS} members")
             piece = member.unused_data

@@ -14,7 +14,7 @@ from typing import Any
 
 import jiter
 
-from project.claims import columns, values
+from project.claims import columns, shape, values
 from project.claims.fees import claim_net_fee
 from project.claims.lines import Line, ParsedClaim
 from project.claims.rules import RULES, Fault, NpiCheck, Plan, check_line, faults_of, plan_of
@@ -41,13 +41,20 @@ class Unreadable(Exception):
     """The body is not JSON, or not CSV; the text says where it stops being so, never what stands there."""
 
 
-def parse(kind: str, body: bytes, max_lines: int, npi_check: NpiCheck) -> ParsedClaim:
+def parse(kind: str, body: bytes, max_lines: int, npi_check: NpiCheck, max_nesting: int = 16) -> ParsedClaim:
     """The claim in a body of `kind` json or csv. Raises Refused with all faults, or Unreadable; nothing else."""
-    return parse_json(body, max_lines, npi_check) if kind == "json" else parse_csv(body, max_lines, npi_check)
+    if kind == "json":
+        return parse_json(body, max_lines, npi_check, max_nesting)
+    return parse_csv(body, max_lines, npi_check)
 
 
-def parse_json(body: bytes, max_lines: int, npi_check: NpiCheck) -> ParsedClaim:
+def parse_json(body: bytes, max_lines: int, npi_check: NpiCheck, max_nesting: int) -> ParsedClaim:
     """An array of lines, or an object with `lines` and perhaps a `claim_number`. See `parse` for what it raises."""
+    excess = shape.json_excess(body, max_lines, max_nesting)
+    if excess == "nesting":
+        raise Unreadable(f"the body is nested deeper than {max_nesting} levels")
+    if excess:
+        raise _too_much(excess, max_lines)
     document = _decoded(body.removeprefix(_BOM))
     faults: list[Fault] = []
     number, lines = None, document
@@ -124,10 +131,24 @@ def _check_count(count: int, max_lines: int, faults: list[Fault]) -> None:
     if count == 0:
         faults.append(Fault(None, "lines", "min_lines", "must have at least one line"))
     elif count > max_lines:
-        faults.append(Fault(None, "lines", "max_lines", f"must have at most {max_lines} lines"))
+        faults.append(_too_many_lines(max_lines))
     else:
         return
     raise Refused(faults)
+
+
+def _too_many_lines(max_lines: int) -> Fault:
+    return Fault(None, "lines", "max_lines", f"must have at most {max_lines} lines")
+
+
+def _too_much(excess: shape.Excess, max_lines: int) -> Refused:
+    """What is told of a body that holds too much to be looked at closely: this one fault."""
+    if excess == "columns":
+        return Refused([Fault(None, "header", *_TOO_WIDE)])
+    if excess == "lines":
+        return Refused([_too_many_lines(max_lines)])
+    detail = f"must have at most {shape.most_values(max_lines)} values in all"
+    return Refused([Fault(None, "lines", "max_values", detail)])
 
 
 _Checked = Iterator[tuple[Line | None, Sequence[Fault]]]
@@ -152,6 +173,8 @@ def _json_lines(lines: list[Any], npi_check: NpiCheck) -> _Checked:
 
 def parse_csv(body: bytes, max_lines: int, npi_check: NpiCheck) -> ParsedClaim:
     """A header row and a row for each line. See `parse` for what it raises."""
+    if excess := shape.csv_excess(body, max_lines, MAX_COLUMNS):
+        raise _too_much(excess, max_lines)
     header, rows = _csv_rows(body, max_lines + 1)
     if len(header) > MAX_COLUMNS:
         raise Refused([Fault(None, "header", *_TOO_WIDE)])
@@ -162,19 +185,32 @@ def parse_csv(body: bytes, max_lines: int, npi_check: NpiCheck) -> ParsedClaim:
 
 
 def _csv_rows(body: bytes, most: int) -> tuple[list[str], list[list[str]]]:
-    """The header and at most `most` rows; rows without any cell are not rows."""
+    """The header and at most `most` rows; rows without any cell are not rows.
+
+    The text is decoded as it is read: all of it at once could take eight times the body's bytes.
+    """
     try:
-        reader = csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True, skipinitialspace=True)
+        text = io.TextIOWrapper(io.BytesIO(body.removeprefix(_BOM)), "utf-8", newline="")
+        reader = csv.reader(text, strict=True, skipinitialspace=True)
         filled = (row for row in reader if row)
         header = next(filled, None)
         rows = list(islice(filled, most))
-    except UnicodeDecodeError as error:
-        raise Unreadable(f"the body is not UTF-8: byte {error.start + 1}") from None
+    except UnicodeDecodeError:
+        raise Unreadable(_not_utf8(body)) from None
     except csv.Error:
         raise Unreadable(f"the body is not CSV: line {reader.line_num}") from None
     if header is None:
         raise Refused([Fault(None, "header", "header", "a header row with the names of the columns must come first")])
     return header, rows
+
+
+def _not_utf8(body: bytes) -> str:
+    """Where it ceases to be; who read it in pieces knows only the place within a piece."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f"the body is not UTF-8: byte {error.start + 1}"
+    raise AssertionError("what could not be decoded in pieces cannot be decoded whole")
 
 
 def _header_faults(plan: Plan) -> list[Fault]:

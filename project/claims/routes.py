@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Annotated, Any
 from uuid import UUID
@@ -18,7 +19,7 @@ from project.claims.ledger import Ledger
 from project.claims.lines import ParsedClaim
 from project.claims.models import Claim
 from project.claims.rules import Fault
-from project.errors import Problem
+from project.errors import Overloaded, Problem
 from project.ids import new_id
 from project.openapi import problems
 from project.security.door import GuardedRoute, caller_of, needs
@@ -27,8 +28,12 @@ from project.settings import IntakeSettings
 from project.telemetry import metrics
 
 MEDIA = {"application/json": "json", "text/csv": "csv"}
-# Parsing more than this takes long enough to hold up the other requests of the process.
-PARSE_IN_THREAD_BYTES = 128 * 1024
+# Parsing more than this takes long enough to hold up the other requests of the process; gzip may swell a thousandfold.
+PARSE_ASIDE_BYTES = 128 * 1024
+UNPACK_ASIDE_BYTES = 4 * 1024
+# What waits for that is answered in time, one way or the other, and fits into memory.
+ASIDE_WITHIN_S = 4.0
+LARGEST_ASIDE = 8  # bodies of MAX_BODY_BYTES, or as many smaller ones as have no more bytes
 
 _QUOTED_KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"\Z')
 _BARE_KEY = re.compile(r"[\x21\x23-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\Z")
@@ -42,29 +47,26 @@ class ClaimRoutes:
         self._engine = engine
         self._settings = settings
         self._body_timeout_s = body_timeout_s
+        # One thread, since each that computes takes its turns from the event loop.
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="intake")
+        self._bytes_aside = 0
 
     async def post_claim(self, request: Request) -> Response:
         """Takes in one claim."""
         kind = body.media_type(request, MEDIA)
+        packed = body.is_packed(request)
         key = idempotency_key(request)
-        content = await body.read(request, self._settings.max_body_bytes, self._body_timeout_s)
-        parsed = await self._parsed(kind, content)
-        claim = NewClaim(
-            id=new_id(),
-            client=caller_of(request).name,
-            content=parsed,
-            key=key,
-            fingerprint=b"" if key is None else sha256(kind.encode() + b"\0" + content).digest(),
-        )
+        received = await body.read(request, self._settings.max_body_bytes, self._body_timeout_s)
+        parsed, fingerprint = await self._parsed(kind, received, packed=packed, keyed=key is not None)
+        claim = NewClaim(id=new_id(), client=caller_of(request).name, content=parsed, key=key, fingerprint=fingerprint)
         [outcome] = await self._ledger.submit([claim])
         return await self._answer(claim, outcome, minimal=prefers_minimal(request))
 
-    async def _parsed(self, kind: str, content: bytes) -> ParsedClaim:
-        limits = self._settings.max_lines, self._settings.npi_check
+    async def _parsed(self, kind: str, received: bytes, *, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
         try:
-            if len(content) > PARSE_IN_THREAD_BYTES:
-                return await asyncio.to_thread(intake.parse, kind, content, *limits)
-            return intake.parse(kind, content, *limits)
+            if len(received) <= (UNPACK_ASIDE_BYTES if packed else PARSE_ASIDE_BYTES):
+                return self._taken_in(kind, received, packed, keyed)
+            return await self._taken_in_aside(kind, received, packed, keyed)
         except Unreadable as unreadable:
             metrics.CLAIMS_REFUSED.labels("unreadable").inc()
             raise Problem(400, "Bad Request", str(unreadable), kind="/problems/unreadable") from None
@@ -74,6 +76,27 @@ class ClaimRoutes:
             raise Problem(
                 422, "Invalid claim", "nothing was stored", kind="/problems/invalid-claim", errors=refused.faults
             ) from None
+
+    def _taken_in(self, kind: str, received: bytes, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
+        """The claim and, if it came with a key, the fingerprint of its body. Touches nothing that is shared."""
+        limits = self._settings
+        content = body.unpacked(received, limits.max_unpacked_bytes) if packed else received
+        parsed = intake.parse(kind, content, limits.max_lines, limits.npi_check, limits.max_nesting)
+        return parsed, sha256(kind.encode() + b"\0" + content).digest() if keyed else b""
+
+    async def _taken_in_aside(self, kind: str, received: bytes, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
+        """The same for a large body, beside the event loop, one after the other."""
+        if self._bytes_aside + len(received) > LARGEST_ASIDE * self._settings.max_body_bytes:
+            raise _too_many_aside()
+        self._bytes_aside += len(received)
+        try:
+            async with asyncio.timeout(ASIDE_WITHIN_S):
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(self._aside, self._taken_in, kind, received, packed, keyed)
+        except TimeoutError:
+            raise _too_many_aside() from None
+        finally:
+            self._bytes_aside -= len(received)
 
     async def _answer(self, claim: NewClaim, outcome: Outcome, *, minimal: bool) -> Response:
         match outcome:
@@ -238,6 +261,10 @@ def _created(
     else:
         answer["lines"] = answers.lines(lines)
     return wire.json_response(answer, 201, headers)
+
+
+def _too_many_aside() -> Problem:
+    return Overloaded("too many large bodies wait to be read; nothing was stored")
 
 
 def _not_found() -> Problem:
