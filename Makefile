@@ -43,9 +43,12 @@ secrets: .venv/for-test
 sbom: .venv/for-test
 	$(VENV) .ci/sbom.py requirements.txt sbom.cdx.json
 
-# The long form of what `make test` runs bounded: 10,000 worlds of the saga, each from one integer.
+# The long form of what `make test` runs bounded: 10,000 worlds of the saga, each from one integer; then requests made of
+# noise and of claims with something changed, and requests made from the OpenAPI document, for ten minutes.
 soak: .venv/for-test
 	SIMULATION_SEEDS=10000 $(VENV) -m pytest project/tests/payments/test_simulation.py
+	HOSTILE_EXAMPLES=40000 CONTRACT_EXAMPLES=1000 $(VENV) -m pytest -n 0 \
+		project/tests/flows/test_mutated_requests.py project/tests/test_contract.py
 
 # Ratios of two things done in turn in one run, printed as a table.
 bench: .venv/for-test

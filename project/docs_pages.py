@@ -12,7 +12,7 @@ from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from project.openapi import ProblemBody
+from project.openapi import ProblemBody, as_problems
 from project.security.door import PUBLIC, SECURITY_SCHEMES
 from project.security.headers import page_policy
 
@@ -61,6 +61,7 @@ def add_docs(app: FastAPI) -> None:
         components = document.setdefault("components", {})
         components.setdefault("schemas", {}).setdefault("ProblemBody", schema)
         components["securitySchemes"] = SECURITY_SCHEMES
+        as_problems(document)
         return document
 
     app.openapi = with_problem_schema  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Any
 
 from pydantic import BaseModel, Field
+from pydantic.config import JsonDict
 
 
 class ProblemBody(BaseModel):
@@ -14,6 +15,9 @@ class ProblemBody(BaseModel):
     status: int = Field(examples=[404])
     detail: str | None = None
 
+
+# What `claims.answers` makes of an id; any other text of this form stands for an id, too.
+CURSOR: JsonDict = {"pattern": "^[A-Za-z0-9_-]{22}$"}
 
 _RETRY_AFTER = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
 
@@ -28,3 +32,13 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         }
         for status in statuses
     }
+
+
+def as_problems(document: dict[str, Any]) -> None:
+    """Gives every error answer of an OpenAPI document its media type: none of ours leaves as plain JSON."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for status, response in operation["responses"].items():
+                content = response.get("content", {})
+                if status >= "400" and "application/json" in content:
+                    content["application/problem+json"] = content.pop("application/json")

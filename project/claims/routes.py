@@ -21,7 +21,7 @@ from project.claims.models import Claim
 from project.claims.rules import Fault
 from project.errors import Overloaded, Problem
 from project.ids import new_id
-from project.openapi import problems
+from project.openapi import ProblemBody, problems
 from project.security.door import GuardedRoute, caller_of, needs
 from project.security.scopes import Scope
 from project.settings import IntakeSettings
@@ -190,7 +190,10 @@ def router(handlers: ClaimRoutes) -> APIRouter:
         responses={
             201: schemas.CREATED,
             **problems(400, 401, 403, 408, 409, 410, 413, 415, 503),
-            422: {"model": schemas.InvalidClaim, "description": "All faults of the claim, or a key's second body"},
+            422: {
+                "model": schemas.InvalidClaim | ProblemBody,
+                "description": "All faults of the claim, or a key's second body",
+            },
         },
         **needs(Scope.CLAIMS_WRITE, schemas.POST_CLAIMS),
     )

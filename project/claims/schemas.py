@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
-from project.openapi import ProblemBody
+from project.openapi import CURSOR, ProblemBody
 
 _USD: dict[str, Any] = {"multipleOf": 0.01}
 EXAMPLE_ID = "019ab3c4-5d6e-7f80-9a1b-2c3d4e5f6071"
@@ -121,7 +121,9 @@ class ClaimsQuery(BaseModel):
     received_after: Moment | None = Field(None, description="at this instant or later, with its offset")
     received_before: Moment | None = Field(None, description="before this instant, with its offset")
     limit: int = Field(50, ge=1, le=200)
-    cursor: str | None = Field(None, max_length=64, description="next_cursor of the page before")
+    cursor: str | None = Field(
+        None, max_length=64, description="next_cursor of the page before", json_schema_extra=CURSOR
+    )
 
 
 _LINE = {
@@ -164,12 +166,15 @@ _EXAMPLE_CSV = (
     "3/28/18 0:00,D4211,UR,GRP-1000,3730189502,1497775530,$178.00 ,$178.00 ,$35.60 ,$0.00 \n"
 )
 
+# bare, or as a string of RFC 8941
+_KEY = r'^("([\x20\x21\x23-\x5b\x5d-\x7e]|\\["\\])+"|[\x21\x23-\x7e]([\x20-\x7e]*[\x21-\x7e])?)$'
+
 POST_CLAIMS: dict[str, Any] = {
     "parameters": [
         {
             "name": "Idempotency-Key",
             "in": "header",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": _KEY},
             "description": "makes a repeat of the same request safe: it answers the claim that the first one made",
         },
         {

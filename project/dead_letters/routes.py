@@ -16,7 +16,7 @@ from project.claims.schemas import EXAMPLE_ID, LineAnswer
 from project.dead_letters import queue
 from project.dead_letters.models import DeadLetter
 from project.ids import rfc3339
-from project.openapi import problems
+from project.openapi import CURSOR, problems
 from project.security.door import GuardedRoute, caller_of, needs
 from project.security.scopes import Scope
 
@@ -79,7 +79,9 @@ class LettersQuery(BaseModel):
     state: State | None = None
     reason: Reason | None = None
     limit: int = Field(50, ge=1, le=200)
-    cursor: str | None = Field(None, max_length=64, description="next_cursor of the page before")
+    cursor: str | None = Field(
+        None, max_length=64, description="next_cursor of the page before", json_schema_extra=CURSOR
+    )
 
 
 class LetterRoutes:
