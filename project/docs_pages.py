@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from project.openapi import ProblemBody, as_problems
 from project.security.door import PUBLIC, SECURITY_SCHEMES
@@ -22,9 +23,18 @@ ASSETS = "/docs-assets"
 NO_ICON = "data:,"
 
 
+class WholeFiles(StaticFiles):
+    """Files that are sent whole whatever Range is asked for: one that cannot be met is refused in plain text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A server may ignore Range (RFC 9110, 14.2)."""
+        headers = [header for header in scope["headers"] if header[0] != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+
 def add_docs(app: FastAPI) -> None:
     """Adds the pages, and to the document the schema that every error answer refers to."""
-    app.mount(ASSETS, StaticFiles(directory=_asset_folder()), name="docs-assets")
+    app.mount(ASSETS, WholeFiles(directory=_asset_folder()), name="docs-assets")
 
     swagger = _under_policy(
         get_swagger_ui_html(

@@ -57,6 +57,15 @@ def test_the_pages_load_nothing_from_elsewhere(service: Service, page: str) -> N
     assert "googleapis" not in answer.text
 
 
+@pytest.mark.parametrize(
+    "asked", ["bytes=0-9", "bytes=99999999-", "bytes=5-2", "bytes=-", "lines", "bytes=\u00b2-\u00b3"]
+)
+def test_an_asset_is_sent_whole_whatever_range_is_asked_for(service: Service, asked: str) -> None:
+    path = "/docs-assets/swagger-ui.css"
+    answer = service.http.get(path, headers={b"Range": asked.encode("latin-1")})
+    assert (answer.status_code, answer.content) == (200, service.http.get(path).content)
+
+
 def test_the_document_describes_every_route_with_its_errors(service: Service) -> None:
     document: dict[str, Any] = service.http.get("/openapi.json").json()
     assert set(document["paths"]) == {
