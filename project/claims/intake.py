@@ -55,7 +55,7 @@ def parse_json(body: bytes, max_lines: int, npi_check: NpiCheck, max_nesting: in
         raise Unreadable(f"the body is nested deeper than {max_nesting} levels")
     if excess:
         raise _too_much(excess, max_lines)
-    document = _decoded(body.removeprefix(_BOM))
+    document = _decoded(body.removeprefix(_BOM), max_lines)
     faults: list[Fault] = []
     number, lines = None, document
     if isinstance(document, dict | _Pairs):
@@ -75,14 +75,20 @@ class _Pairs:
         self.cells = [cell for _, cell in pairs]
 
 
-def _decoded(body: bytes) -> Any:
-    """JSON with exact decimals. Objects are dicts, or _Pairs throughout if a key occurs twice anywhere."""
+def _decoded(body: bytes, max_lines: int) -> Any:
+    """JSON with exact decimals. Objects are dicts, or _Pairs throughout if a key occurs twice anywhere.
+
+    With more than `max_lines` lines it is told of nothing else, so the slower way is not taken for it.
+    """
     try:
         return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, float_mode="decimal")
     except ValueError:
         pass
     try:  # a duplicate key is a fault to report beside the others; anything else is not JSON
-        jiter.from_json(body, allow_inf_nan=False, float_mode="decimal")
+        document = jiter.from_json(body, allow_inf_nan=False, float_mode="decimal")
+        if isinstance(document, list) and len(document) > max_lines:
+            return document
+        del document
         return json.loads(body, object_pairs_hook=_Pairs, parse_float=Decimal)
     except ValueError as error:
         place = _PLACE.search(str(error))

@@ -28,9 +28,10 @@ from project.settings import IntakeSettings
 from project.telemetry import metrics
 
 MEDIA = {"application/json": "json", "text/csv": "csv"}
-# Parsing more than this takes long enough to hold up the other requests of the process; gzip may swell a thousandfold.
+# Parsing more than this takes long enough to hold up the other requests of the process; so does unpacking what may
+# swell a thousandfold.
 PARSE_ASIDE_BYTES = 128 * 1024
-UNPACK_ASIDE_BYTES = 4 * 1024
+UNPACK_ASIDE_BYTES = 2 * 1024
 # What waits for that is answered in time, one way or the other, and fits into memory.
 ASIDE_WITHIN_S = 4.0
 LARGEST_ASIDE = 8  # bodies of MAX_BODY_BYTES, or as many smaller ones as have no more bytes
@@ -64,9 +65,11 @@ class ClaimRoutes:
 
     async def _parsed(self, kind: str, received: bytes, *, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
         try:
-            if len(received) <= (UNPACK_ASIDE_BYTES if packed else PARSE_ASIDE_BYTES):
-                return self._taken_in(kind, received, packed, keyed)
-            return await self._taken_in_aside(kind, received, packed, keyed)
+            if packed and len(received) <= UNPACK_ASIDE_BYTES:
+                received, packed = body.unpacked(received, self._settings.max_unpacked_bytes), False
+            if packed or len(received) > PARSE_ASIDE_BYTES:
+                return await self._taken_in_aside(kind, received, packed, keyed)
+            return self._taken_in(kind, received, packed, keyed)
         except Unreadable as unreadable:
             metrics.CLAIMS_REFUSED.labels("unreadable").inc()
             raise Problem(400, "Bad Request", str(unreadable), kind="/problems/unreadable") from None

@@ -208,6 +208,7 @@ def packed() -> Iterator[Hostile]:
         ("a bomb behind a claim", {413}, whole + bomb),
         ("one byte too many", {413}, gzip.compress(b" " * (16 * 1024 * 1024 + 1))),
         ("a million objects", {422}, gzip.compress(b"[" + b"{}," * 1_000_000 + b"{}]")),
+        ("a few bytes of names twice", {422}, gzip.compress(b"[[" + b'{"a":1,"a":2},' * 100_000 + b"{}]]", 9)),
         ("deep nesting", {400}, gzip.compress(b"[" * 300_000)),
     ):
         yield Hostile(f"gzip: {name}", frozenset(statuses), body, marked)

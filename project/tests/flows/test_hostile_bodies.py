@@ -6,8 +6,10 @@ The table is `claims/hostile`; it is sent once, and the tests look at what came 
 import asyncio
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -129,6 +131,14 @@ def test_none_of_it_was_a_surprise(sent: Sent) -> None:
     log = sent.service.log.read_text()
     assert "Traceback" not in log
     assert "request_failed" not in log
+
+
+def test_the_process_has_not_grown_beyond_a_few_bodies(sent: Sent) -> None:
+    status = Path(f"/proc/{sent.service.process.pid}/status")
+    if not status.exists():
+        pytest.skip("only Linux tells the peak of another process")
+    [peak] = re.findall(r"VmHWM:\s+([0-9]+) kB", status.read_text())
+    assert int(peak) < 500 * 1024
 
 
 def test_a_good_claim_is_taken_at_once_afterwards(sent: Sent) -> None:
