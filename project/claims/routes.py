@@ -89,7 +89,8 @@ class ClaimRoutes:
 
     async def _taken_in_aside(self, kind: str, received: bytes, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
         """The same for a large body, beside the event loop, one after the other."""
-        if self._bytes_aside + len(received) > LARGEST_ASIDE * self._settings.max_body_bytes:
+        most = LARGEST_ASIDE * self._settings.max_body_bytes
+        if self._bytes_aside and self._bytes_aside + len(received) > most:
             raise _too_many_aside()
         self._bytes_aside += len(received)
         try:
