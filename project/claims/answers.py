@@ -3,42 +3,15 @@
 import base64
 import binascii
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
+from project.claims.lines import AnyLine
 from project.claims.models import ClaimEvent
 from project.claims.queries import Reversal
 from project.errors import Problem
 from project.ids import born_at, rfc3339
-
-
-class AnyLine(Protocol):
-    """What a parsed line and a row of claim_line have in common."""
-
-    @property
-    def service_dttm(self) -> datetime: ...
-    @property
-    def submitted_proc(self) -> str: ...
-    @property
-    def quadrant(self) -> str | None: ...
-    @property
-    def group_id(self) -> str: ...
-    @property
-    def subscriber_id(self) -> str: ...
-    @property
-    def provider_npi(self) -> str: ...
-    @property
-    def provider_fees(self) -> Decimal: ...
-    @property
-    def allowed_fees(self) -> Decimal: ...
-    @property
-    def member_co_ins(self) -> Decimal: ...
-    @property
-    def member_co_pay(self) -> Decimal: ...
-    @property
-    def net_fee(self) -> Decimal: ...
 
 
 def claim(claim_id: UUID, claim_number: str | None, net_fee: Decimal, status: str) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import asyncio
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from starlette.requests import ClientDisconnect, Request
 
-from project.errors import Problem
+from project.errors import Overloaded, Problem
 
 _GZIP = 31  # zlib's word for a gzip wrapper
 _PIECE_BYTES = 64 * 1024
@@ -45,17 +47,44 @@ def is_packed(request: Request) -> bool:
     return encoding == "gzip"
 
 
-async def read(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+class Arriving:
+    """The bytes of all bodies that are on their way into this process; no more than `most` of them are held."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held = 0
+
+    @contextmanager
+    def body(self) -> Iterator[Callable[[int], None]]:
+        """For one body: tell it of each piece; Overloaded when there is no room for that one."""
+        mine = 0
+
+        def hold(size: int) -> None:
+            nonlocal mine
+            if mine != self._held and self._held + size > self._most:  # a body that is alone has its own limit
+                raise Overloaded("too many bodies are on their way; nothing was stored")
+            mine += size
+            self._held += size
+
+        try:
+            yield hold
+        finally:
+            self._held -= mine
+
+
+async def read(request: Request, max_bytes: int, timeout_s: float, arriving: Arriving) -> bytes:
     """The whole body as it came.
 
-    Raises Problem: 413 past `max_bytes`, 408 when it does not arrive within `timeout_s` seconds, 400 if it breaks off.
+    Raises Problem: 413 past `max_bytes`, 408 when it does not arrive within `timeout_s` seconds, 400 if it breaks off,
+    503 when others' bodies leave no room for it.
     """
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
         raise _too_large(max_bytes)
     try:
         async with asyncio.timeout(timeout_s):
-            return await _collect(request, max_bytes)
+            with arriving.body() as hold:
+                return await _collect(request, max_bytes, hold)
     except TimeoutError:
         raise Problem(
             408, "Request Timeout", "the body took too long to arrive", headers={"Connection": "close"}
@@ -64,11 +93,12 @@ async def read(request: Request, max_bytes: int, timeout_s: float) -> bytes:
         raise Problem(400, "Bad Request", "the connection closed before the body ended") from None
 
 
-async def _collect(request: Request, max_bytes: int) -> bytes:
+async def _collect(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
     content = bytearray()  # no list of pieces: a client that sends two bytes at a time would make millions of them
     async for chunk in request.stream():
         if len(content) + len(chunk) > max_bytes:
             raise _too_large(max_bytes)
+        hold(len(chunk))
         content += chunk
     return bytes(content)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 
 class Line(NamedTuple):
@@ -24,6 +24,33 @@ class Line(NamedTuple):
     def __repr__(self) -> str:
         """Nothing of the line: it is PHI, and a repr ends up in logs."""
         return "<Line>"
+
+
+class AnyLine(Protocol):
+    """What a parsed line and a row of claim_line have in common."""
+
+    @property
+    def service_dttm(self) -> datetime: ...
+    @property
+    def submitted_proc(self) -> str: ...
+    @property
+    def quadrant(self) -> str | None: ...
+    @property
+    def group_id(self) -> str: ...
+    @property
+    def subscriber_id(self) -> str: ...
+    @property
+    def provider_npi(self) -> str: ...
+    @property
+    def provider_fees(self) -> Decimal: ...
+    @property
+    def allowed_fees(self) -> Decimal: ...
+    @property
+    def member_co_ins(self) -> Decimal: ...
+    @property
+    def member_co_pay(self) -> Decimal: ...
+    @property
+    def net_fee(self) -> Decimal: ...
 
 
 class ParsedClaim(NamedTuple):

@@ -3,7 +3,9 @@
 `client` is None for a caller who sees the claims of all (scope `operate`).
 """
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,24 +16,32 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from project.claims.lines import AnyLine
 from project.claims.models import Claim, ClaimEvent, ClaimLine, ClaimNumber, Payment
 from project.ids import first_id_at
 
+LARGE_LINES = 1_000
+_OF_LINE: list[Any] = [getattr(ClaimLine, name) for name in ClaimLine.model_fields if name != "claim_id"]
 _STATE_OF = {"accepted": "due", "reversing": "reversing"}
 _OPEN = text("payment.state <> 'paid'")  # as the partial index says it, so that the planner may use that
 
 
 async def find_claim(
-    engine: AsyncEngine, client: str | None, claim_id: UUID
-) -> tuple[Claim, Sequence[ClaimLine]] | None:
-    """A claim with its lines in order, both of one instant; None when the client has no such claim."""
+    engine: AsyncEngine, client: str | None, claim_id: UUID, one_large_read: asyncio.Semaphore
+) -> tuple[Claim, Sequence[AnyLine]] | None:
+    """A claim with its lines in order, both of one instant; None when the client has no such claim.
+
+    Of claims with very many lines one at a time is read, since each holds up the event loop for a while.
+    """
     async with AsyncSession(engine) as session:
         await session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
         claim = (await session.exec(select(Claim).where(Claim.id == claim_id, *_of(client, Claim.client)))).first()
         if claim is None:
             return None
-        in_order = select(ClaimLine).where(ClaimLine.claim_id == claim_id).order_by(col(ClaimLine.line_no))
-        return claim, (await session.exec(in_order)).all()
+        # columns, not objects: those of 10,000 lines took 0.2 s to make, these take 0.04 s
+        in_order = select(*_OF_LINE).where(ClaimLine.claim_id == claim_id).order_by(col(ClaimLine.line_no))
+        async with one_large_read if claim.line_count > LARGE_LINES else nullcontext():
+            return claim, (await session.exec(in_order)).all()
 
 
 @dataclass(frozen=True, slots=True)

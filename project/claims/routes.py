@@ -16,7 +16,7 @@ from project.claims import answers, body, intake, queries, schemas
 from project.claims.batch import Accepted, Busy, KeyReused, NewClaim, NumberTaken, Outcome, Replayed
 from project.claims.intake import Refused, Unreadable
 from project.claims.ledger import Ledger
-from project.claims.lines import ParsedClaim
+from project.claims.lines import AnyLine, ParsedClaim
 from project.claims.models import Claim
 from project.claims.rules import Fault
 from project.errors import Overloaded, Problem
@@ -34,7 +34,7 @@ PARSE_ASIDE_BYTES = 128 * 1024
 UNPACK_ASIDE_BYTES = 2 * 1024
 # What waits for that is answered in time, one way or the other, and fits into memory.
 ASIDE_WITHIN_S = 4.0
-LARGEST_ASIDE = 8  # bodies of MAX_BODY_BYTES, or as many smaller ones as have no more bytes
+LARGEST_AT_ONCE = 8  # bodies of MAX_BODY_BYTES, or as many smaller ones as have no more bytes
 
 _QUOTED_KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"\Z')
 _BARE_KEY = re.compile(r"[\x21\x23-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\Z")
@@ -51,13 +51,15 @@ class ClaimRoutes:
         # One thread, since each that computes takes its turns from the event loop.
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._bytes_aside = 0
+        self._arriving = body.Arriving(LARGEST_AT_ONCE * settings.max_body_bytes)
+        self._one_large_read = asyncio.Semaphore(1)
 
     async def post_claim(self, request: Request) -> Response:
         """Takes in one claim."""
         kind = body.media_type(request, MEDIA)
         packed = body.is_packed(request)
         key = idempotency_key(request)
-        received = await body.read(request, self._settings.max_body_bytes, self._body_timeout_s)
+        received = await body.read(request, self._settings.max_body_bytes, self._body_timeout_s, self._arriving)
         parsed, fingerprint = await self._parsed(kind, received, packed=packed, keyed=key is not None)
         claim = NewClaim(id=new_id(), client=caller_of(request).name, content=parsed, key=key, fingerprint=fingerprint)
         [outcome] = await self._ledger.submit([claim])
@@ -89,7 +91,7 @@ class ClaimRoutes:
 
     async def _taken_in_aside(self, kind: str, received: bytes, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
         """The same for a large body, beside the event loop, one after the other."""
-        most = LARGEST_ASIDE * self._settings.max_body_bytes
+        most = LARGEST_AT_ONCE * self._settings.max_body_bytes
         if self._bytes_aside and self._bytes_aside + len(received) > most:
             raise _too_many_aside()
         self._bytes_aside += len(received)
@@ -136,7 +138,7 @@ class ClaimRoutes:
 
     async def _replayed(self, client: str, claim_id: UUID, *, minimal: bool) -> Response:
         metrics.CLAIMS_REPLAYED.inc()
-        found = await queries.find_claim(self._engine, client, claim_id)
+        found = await queries.find_claim(self._engine, client, claim_id, self._one_large_read)
         if found is None:
             raise await self._missing(client, claim_id)
         claim, lines = found
@@ -145,7 +147,7 @@ class ClaimRoutes:
     async def get_claim(self, request: Request, claim_id: UUID) -> Response:
         """A claim with its lines."""
         client = caller_of(request).sees
-        found = await queries.find_claim(self._engine, client, claim_id)
+        found = await queries.find_claim(self._engine, client, claim_id, self._one_large_read)
         if found is None:
             raise await self._missing(client, claim_id)
         claim, lines = found
@@ -257,9 +259,7 @@ def stored_answer(row: Claim) -> dict[str, Any]:
     return {**answer, "warnings": [Fault(**note) for note in row.warnings or ()]}
 
 
-def _created(
-    answer: dict[str, Any], lines: Sequence[answers.AnyLine], *, minimal: bool, replayed: bool = False
-) -> Response:
+def _created(answer: dict[str, Any], lines: Sequence[AnyLine], *, minimal: bool, replayed: bool = False) -> Response:
     headers = {"Location": f"/claims/{answer['id']}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"

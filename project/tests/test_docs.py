@@ -13,9 +13,14 @@ _TEST = re.compile(r"`((?:[a-z_]+/)*test_[a-z_]+\.py)(?:::(test_\w+))?`")
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as they are made of their words."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    """The anchors of a page: those that it sets, and those of its headings, as they are made of their words."""
+    text = page.read_text()
+    made = {
+        re.sub(r"[^\w\- ]", "", one.lower()).strip().replace(" ", "-") for one in re.findall(r"^#+ (.+)$", text, re.M)
+    }
+    fixed = re.findall(r'<a id="([a-z-]+)"></a>', text)
+    assert len(fixed) == len(set(fixed))
+    return made | set(fixed)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -12,7 +12,7 @@ import trustme
 
 from project.tests.conftest import Run
 from project.tests.keys import bearing, make_key
-from project.tests.service import Service, line
+from project.tests.service import Service, line, wait_until
 
 STRICT = {
     "x-content-type-options": "nosniff",
@@ -91,7 +91,7 @@ def test_a_forwarded_address_is_believed_of_trusted_proxies_alone(
         sent = {"X-Forwarded-For": "198.51.100.1, 203.0.113.9", "X-Forwarded-Proto": "https", **bearing("cpk_x")}
         answer = service.http.get("/claims", headers=sent)
         assert answer.status_code == 401
-        assert peers(service) == [believed]
+        assert wait_until(lambda: peers(service), "it is logged") == [believed]
         assert ("strict-transport-security" in answer.headers) is (believed == "203.0.113.9")
 
 
@@ -99,7 +99,7 @@ def test_what_is_no_address_is_not_logged(serve: Run, database_url: str) -> None
     make_key(database_url, "clinic", "claims:read")
     with serve(TRUSTED_PROXIES="127.0.0.1") as service:
         service.http.get("/claims", headers={"X-Forwarded-For": "SENTINEL-77", **bearing("cpk_x")})
-        assert peers(service) == ["unknown"]
+        assert wait_until(lambda: peers(service), "it is logged") == ["unknown"]
         assert "SENTINEL-77" not in service.log.read_text()
 
 
