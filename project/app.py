@@ -99,7 +99,7 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
     letters = dead_letters.LetterRoutes(engine, lambda: db.connect(url), bell.ring)
     app.include_router(dead_letters.router(letters))
     app.include_router(providers.router(Ranking(engine, redis), Limiter(redis, chosen.ranking.rate)))
-    app.include_router(health(engine))
+    app.include_router(health(engine, ring))
     add_docs(app)
     _answer_errors(app)
     _surround(app, door, chosen.server.cors_origins)

@@ -11,6 +11,7 @@ from project.errors import Problem
 from project.openapi import problems
 from project.revision import is_migrated
 from project.security.door import PUBLIC, GuardedRoute, needs
+from project.security.ring import KeyRing
 from project.security.scopes import Scope
 from project.telemetry import metrics
 
@@ -18,7 +19,7 @@ from project.telemetry import metrics
 READY_WITHIN_S = 2.0
 
 
-def router(engine: AsyncEngine) -> APIRouter:
+def router(engine: AsyncEngine, ring: KeyRing) -> APIRouter:
     """The routes; all but /metrics are public."""
     routes = APIRouter(tags=["service"], route_class=GuardedRoute)
 
@@ -53,6 +54,8 @@ def router(engine: AsyncEngine) -> APIRouter:
             raise _not_ready("the database cannot be reached") from error
         if not migrated:
             raise _not_ready("the database is not migrated; run `python -m project migrate`")
+        if not ring.is_fresh:
+            raise _not_ready("the API keys are not read yet")
         return wire.json_response({"status": "ok"})
 
     @routes.get(

@@ -3,6 +3,7 @@
 Opened by `worker`. It runs in the worker's loop, so a worker whose loop hangs answers neither.
 """
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -27,7 +28,8 @@ async def serving_metrics(door: Door, host: str, port: int) -> AsyncIterator[Non
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
-            raise ServiceError(f"METRICS_PORT {port} cannot be used: {error.strerror}") from None
+            why = os.strerror(error.errno or 0)
+            raise ServiceError(f"METRICS_PORT {port} cannot be used: {why}") from None
         yield
     finally:
         await runner.cleanup()
@@ -66,7 +68,7 @@ async def _livez(_: web.Request) -> web.Response:
 
 def _metrics(door: Door) -> Handler:
     async def page(request: web.Request) -> web.Response:
-        door.admit(_headers(request), Scope.METRICS_READ)
+        await door.admit(_headers(request), Scope.METRICS_READ)
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     return page

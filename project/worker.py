@@ -209,6 +209,8 @@ async def _run(chosen: settings.Settings) -> None:
         serving_metrics(Door(ring), chosen.server.host, chosen.metrics_port),
         PaymentsClient(chosen.payments_url, chosen.payments) as client,
     ):
+        logging = chosen.logging
+        _log.info("started", app=logging.app_name, environment=logging.environment, pid=os.getpid())
         await Worker(chosen, client).run(stop)
     await ring.close()
 
@@ -220,7 +222,6 @@ def work(chosen: settings.Settings) -> None:
     """
     logs.configure(chosen.logging)
     refuse_exposure_without_keys(chosen)
-    _log.info("started", app=chosen.logging.app_name, environment=chosen.logging.environment, pid=os.getpid())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(chosen))
     _log.info("stopped")

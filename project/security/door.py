@@ -24,6 +24,7 @@ from project.wire import problem_response
 
 Headers = Iterable[tuple[bytes, bytes]]
 
+FRESH_WITHIN_S = 1.5  # a request waits so long for keys to be read, and is answered within five seconds all the same
 REALM = 'Bearer realm="claim_process"'
 
 PUBLIC: dict[str, Any] = {"openapi_extra": {"security": []}}
@@ -72,12 +73,14 @@ class Door:
         if (why := keyless.refusal(peer, headers, self._allowed_origins)) is not None:
             raise _refused("keyless", Problem(403, "Forbidden", why, kind="/problems/keyless"))
 
-    def admit(self, headers: Headers, scope: Scope) -> Caller:
+    async def admit(self, headers: Headers, scope: Scope) -> Caller:
         """Who asks, if they may: 401 for no live key, 403 for one without the scope, 503 while keys cannot be read.
 
         Metrics are shown on what was known last: they hold no claim, and are wanted most while the database is away.
         """
-        if self._ring.mode is Mode.UNKNOWN or not (self._ring.is_fresh or scope is Scope.METRICS_READ):
+        if not self._knows_for(scope):
+            await self._ring.freshen(FRESH_WITHIN_S)
+        if not self._knows_for(scope):
             raise Problem(
                 503,
                 "Database away",
@@ -96,6 +99,9 @@ class Door:
             )
             raise _refused("scope", problem)
         return caller
+
+    def _knows_for(self, scope: Scope) -> bool:
+        return self._ring.is_fresh or (scope is Scope.METRICS_READ and self._ring.mode is not Mode.UNKNOWN)
 
     def _holder(self, headers: Headers) -> Caller:
         offered = _offered(headers)
@@ -140,7 +146,7 @@ class GuardedRoute(APIRoute):
             return handle
 
         async def guarded(request: Request) -> Response:
-            request.scope["caller"] = request.app.state.door.admit(request.scope["headers"], scope)
+            request.scope["caller"] = await request.app.state.door.admit(request.scope["headers"], scope)
             return await handle(request)
 
         return guarded

@@ -22,6 +22,7 @@ from project.telemetry.logs import where
 _log = structlog.get_logger("keys")
 
 READ_EVERY_S = 1.0
+READ_AGAIN_S = 0.1  # after a read that failed
 FRESH_S = 4.0  # with READ_EVERY_S less than the five seconds in which a change must be in force
 
 
@@ -44,6 +45,7 @@ class KeyRing:
         self._clock: Callable[[], float] = lambda: 0.0
         self._connection = db.Reconnecting(connect)
         self._reader: asyncio.Task[None] | None = None
+        self._has_read = asyncio.Event()
         self._away = False
 
     def start(self) -> None:
@@ -63,6 +65,13 @@ class KeyRing:
     def is_fresh(self) -> bool:
         """Whether the database said so a moment ago."""
         return self._clock() - self._read_at < FRESH_S
+
+    async def freshen(self, within_s: float) -> None:
+        """Returns when the keys are fresh, or after so long: at a start, or as the database comes back, soon."""
+        self._has_read.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._has_read.wait()
 
     def holder_of(self, key: bytes) -> Caller | None:
         """Who holds this key; None when it is no live key."""
@@ -84,7 +93,7 @@ class KeyRing:
                 if not self._away and self.mode is not Mode.UNKNOWN:  # at the start the database is only late
                     _log.warning("keys_not_read", error=where(error))
                 self._away = True
-            await asyncio.sleep(READ_EVERY_S)
+            await asyncio.sleep(READ_AGAIN_S if self._away else READ_EVERY_S)
 
     async def _read(self, connection: Any) -> None:
         asked_at = self._clock()
@@ -95,6 +104,7 @@ class KeyRing:
         if mode is not self.mode:
             _log.info("access", mode=mode.value)
         self._keys, self.mode, self._read_at, self._away = live, mode, asked_at, False
+        self._has_read.set()
         if used := list(self._used):
             self._used.difference_update(used)
             await store.touch(connection, used)
