@@ -4,6 +4,10 @@ Called by `app` at start. Redis holds nothing that cannot be made again: the ran
 limiter's counters for a minute.
 """
 
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -11,8 +15,20 @@ from redis.backoff import NoBackoff
 from project.engines.places import Places
 from project.settings import StorageSettings
 
-# A dashboard waits for neither connect nor answer longer than this before Postgres answers instead.
+T = TypeVar("T")
+
+# A dashboard waits for an answer no longer than this before Postgres answers instead.
 TIMEOUT_S = 0.5
+
+
+async def answered(question: Awaitable[T]) -> T:
+    """What Redis answers within TIMEOUT_S; else TimeoutError, which is an OSError.
+
+    The client's own timeouts are for each step: a hanging server would cost one for the connection, one for the
+    command, and both again, since a lost connection is tried again.
+    """
+    async with asyncio.timeout(TIMEOUT_S):
+        return await question
 
 
 def redis_url(storage: StorageSettings) -> str:

@@ -7,8 +7,9 @@ single flight, so a flood costs at most one short query at a time.
 
 import structlog
 from redis.asyncio import Redis
-from redis_fastapi.ratelimit_backend import RateLimitBackend
+from redis_fastapi.ratelimit_backend import RateLimitBackend, RateLimitResult
 
+from project.cache import answered
 from project.errors import Problem
 from project.settings import Rate
 from project.telemetry import metrics
@@ -27,8 +28,8 @@ class Limiter:
     async def admit(self, identity: str) -> dict[str, str]:
         """Counts a request and gives the RateLimit headers of its answer; over the limit it raises a 429 Problem."""
         rate = self._rate
-        counted = await self._backend.hit(identity, limit=rate.limit, window=rate.window_s, fail_closed=False)
-        if counted.degraded:
+        counted = await self._counted(identity)
+        if counted is None:
             _log.warning("limiter_away")
             metrics.LIMITER_DEGRADED.inc()
             return {}
@@ -46,3 +47,13 @@ class Limiter:
                 headers={**headers, "Retry-After": str(counted.retry_after)},
             )
         return headers
+
+    async def _counted(self, identity: str) -> RateLimitResult | None:
+        """What the count came to; None when Redis does not say."""
+        rate = self._rate
+        hit = self._backend.hit(identity, limit=rate.limit, window=rate.window_s, fail_closed=False)
+        try:
+            counted = await answered(hit)
+        except TimeoutError:
+            return None
+        return None if counted.degraded else counted

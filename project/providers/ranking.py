@@ -15,6 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from project import wire
+from project.cache import answered
 from project.providers.models import PARTITIONS, partition_name
 from project.providers.top_n import Total, top_n
 from project.telemetry import metrics
@@ -62,7 +63,7 @@ class Ranking:
         Raises what the database raises when the ranking must be made and the database is away.
         """
         try:
-            cached = await self._redis.get(KEY)
+            cached = await answered(self._redis.get(KEY))
         except (RedisError, OSError) as error:
             _log.warning("ranking_cache_away", error=where(error))
             metrics.RANKING_CACHE.labels("error").inc()
@@ -80,14 +81,14 @@ class Ranking:
         """Makes the ranking, unless another process is at it; then waits for what that one leaves in Redis."""
         lock = self._redis.lock(LOCK, timeout=LOCK_S)
         try:
-            while not await lock.acquire(blocking=False):
+            while not await answered(lock.acquire(blocking=False)):
                 await asyncio.sleep(POLL_S)
-                if cached := await self._redis.get(KEY):
+                if cached := await answered(self._redis.get(KEY)):
                     return _read(cached)
             try:
                 return await self._made_under_lock()
             finally:
-                await lock.release()
+                await answered(lock.release())
         except LockError:
             return await from_totals(self._engine)  # making it took longer than the lock lasts
         except (RedisError, OSError) as error:
@@ -95,10 +96,10 @@ class Ranking:
             return await from_totals(self._engine)
 
     async def _made_under_lock(self) -> list[Total]:
-        if cached := await self._redis.get(KEY):  # made between our miss and our lock
+        if cached := await answered(self._redis.get(KEY)):  # made between our miss and our lock
             return _read(cached)
         ranking = await from_totals(self._engine)
-        await self._redis.set(KEY, wire.encode(ranking), px=CACHE_MS)
+        await answered(self._redis.set(KEY, wire.encode(ranking), px=CACHE_MS))
         return ranking
 
 
