@@ -1,6 +1,6 @@
 # The commands of this project. All of them need Python >= 3.11 (with venv) and make, nothing else, and work as root
 # and as an ordinary user; `make test-system` alone also needs what it lists.
-.PHONY: run test test-lowest check audit secrets sbom test-system system-packages soak bench lock format
+.PHONY: run test test-lowest check audit secrets sbom test-system system-packages soak chaos bench lock format
 .DELETE_ON_ERROR:
 
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -54,6 +54,11 @@ soak: .venv/for-test
 bench: .venv/for-test
 	@command -v wrk >/dev/null || { echo "make bench needs wrk; install: wrk" >&2; exit 1; }
 	$(VENV) -m bench.overload
+
+# Thousands of claims and random violence against every process for CHAOS_SECONDS (180), then the reckoning. It tells
+# its CHAOS_SEED. `make test` holds a short form.
+chaos: .venv/for-test
+	$(VENV) -m project.tests.chaos
 
 # What `make test-system` needs from the system's packages (Debian's names), and the programs that it looks for.
 SYSTEM_PACKAGES = chromium

@@ -1,0 +1,1 @@
+"""Random violence against the whole service, and the reckoning after it: `make chaos`."""
