@@ -287,6 +287,7 @@ class Ledger:
         loop = asyncio.get_running_loop()
         until = loop.time() + WAIT_S
         self._connection.drop()
+        told = False
         while loop.time() < until:
             try:
                 connection = await self._connection.get()
@@ -295,7 +296,9 @@ class Ledger:
                     self._mark(entries, in_doubt=False)
                     return {row[0]: Accepted(row[0]) for row in rows}
             except Exception as error:  # noqa: BLE001  whatever it is, the question stays open
-                _log.warning("commit_lookup_failed", error=where(error))
+                if not told:  # once, not twenty times a second
+                    _log.warning("commit_lookup_failed", error=where(error))
+                told = True
                 self._connection.drop()
             await asyncio.sleep(RECONNECT_PAUSE_S)
         return {entry.claim.id: OutcomeUnknown(entry.claim.id) for entry in entries}

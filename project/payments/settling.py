@@ -160,6 +160,7 @@ class Settler:
         self._waiting: deque[_Entry] = deque()
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
+        self._away = False
 
     def start(self) -> None:
         """Starts the writer; the database need not be there yet."""
@@ -204,8 +205,7 @@ class Settler:
             except Exception as error:  # noqa: BLE001  sorted below: the database's state, or one statement's fault
                 away = db.is_away(error) or not self._connection.is_open
                 self._connection.drop()
-                metrics.SETTLE_FAILURES.labels("database_away" if away else "statement").inc()
-                _log.warning("database_away" if away else "settle_failed", error=where(error), outcomes=len(entries))
+                self._tell(error, away, len(entries))
                 if isinstance(error, TimeoutError) and len(entries) > 1:  # too much at once, or a database that hangs
                     middle = len(entries) // 2
                     await self._commit(entries[:middle])
@@ -225,10 +225,19 @@ class Settler:
                     entry.changed.set_result(entry.outcome.due.claim_id in changed)
                 return
 
+    def _tell(self, error: Exception, away: bool, outcomes: int) -> None:
+        metrics.SETTLE_FAILURES.labels("database_away" if away else "statement").inc()
+        if not (away and self._away):  # told once, not five times a second
+            _log.warning("database_away" if away else "settle_failed", error=where(error), outcomes=outcomes)
+        self._away = away
+
     async def _transaction(self, entries: Sequence[_Entry]) -> set[UUID]:
         connection = await self._connection.get()
         async with connection.transaction():
             changed = await settle(connection, [entry.outcome for entry in entries])
+        if self._away:
+            _log.info("database_back")
+            self._away = False
         metrics.SETTLE_BATCH.observe(len(entries))
         return changed
 

@@ -36,10 +36,11 @@ def stored_ids(database_url: str) -> set[str]:
 class Load:
     """Clients that post claims one after the other and keep every answer."""
 
-    def __init__(self, url: str, clients: int = 8) -> None:
+    def __init__(self, url: str, clients: int = 8, lines: int = 2) -> None:
         self.answers: list[httpx2.Response] = []
         self.broken = 0
         self._url = url
+        self._claim = [line(provider_fees=101), *[line()] * (lines - 1)]
         self._stop = threading.Event()
         self._clients = [threading.Thread(target=self._post) for _ in range(clients)]
 
@@ -47,7 +48,7 @@ class Load:
         with httpx2.Client(base_url=self._url, timeout=20) as client:
             while not self._stop.is_set():
                 try:
-                    self.answers.append(client.post("/claims", json=[line(provider_fees=101), line()]))
+                    self.answers.append(client.post("/claims", json=self._claim))
                 except httpx2.TransportError:
                     self.broken += 1
                     self._stop.wait(0.05)

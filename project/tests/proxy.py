@@ -50,6 +50,10 @@ class Proxy:
         """From now on nobody gets through."""
         self._refuse = True
 
+    def accept_connections(self) -> None:
+        """They get through again."""
+        self._refuse = False
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until a side ends it or it is cut."""
         task = asyncio.current_task()

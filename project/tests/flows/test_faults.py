@@ -1,5 +1,6 @@
 """Nothing acknowledged is lost: processes are killed, stopped and cut off while claims come in."""
 
+import asyncio
 import os
 import signal
 import time
@@ -7,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx2
 import pytest
 
@@ -14,6 +16,7 @@ from project import web
 from project.tests.conftest import Run
 from project.tests.load import Load, stored_ids
 from project.tests.own_engines import migrate_with, own_postgres, restart, stalled
+from project.tests.proxy import Proxy, proxied
 from project.tests.service import Service, line, running, wait_until
 from project.tests.supervision import processes_of
 
@@ -125,3 +128,91 @@ def test_valkey_away_leaves_intake_and_ranking_alone(database_url: str, tmp_path
         assert service.http.get("/readyz").status_code == 200
         assert service.http.get("/top-provider").json() == [{"provider_npi": "1497775530", "net_fee": 1.00}]
         assert stored_ids(database_url) == {claim["id"]}
+
+
+def lines_about(service: Service, event: str) -> int:
+    return service.log.read_text().count(f'"{event}"')
+
+
+async def test_commits_that_are_cut_under_load_store_each_claim_once(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Four times COMMIT never arrives, four times its answer is lost; nobody at the other end notices."""
+
+    def post_and_cut(proxy: Proxy) -> None:
+        with running(tmp_path / "web", {"DATABASE_URL": proxy.url, "REDIS_URL": redis_url}) as service:
+            with Load(service.url).on() as load:
+                for cut in [proxy.drop_request, proxy.drop_answer_of] * 4:
+                    answers, cuts = len(load.answers), proxy.cuts
+                    wait_until(lambda seen=answers: len(load.answers) > seen + 40, "claims are coming in")  # type: ignore[misc]
+                    cut(b"COMMIT")
+                    wait_until(lambda seen=cuts: proxy.cuts > seen, "a commit is cut")  # type: ignore[misc]
+            assert {answer.status_code for answer in load.answers} == {201}
+            assert load.broken == 0
+            assert load.accepted() == stored_ids(database_url)
+            assert len(load.accepted()) == len(load.answers)
+            assert lines_about(service, "commit_lost") == 8
+            assert "Traceback" not in service.log.read_text()
+
+    async with proxied(database_url) as proxy:
+        await asyncio.to_thread(post_and_cut, proxy)
+
+
+async def test_commits_of_which_nobody_knows_are_told_so_and_a_key_finds_out(
+    database_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    def post_and_cut(proxy: Proxy) -> None:
+        with running(tmp_path / "web", {"DATABASE_URL": proxy.url, "REDIS_URL": redis_url}) as service:
+            service.accepted([line()])
+            with Load(service.url).on() as load:
+                wait_until(lambda: len(load.answers) > 40, "claims are coming in")
+                proxy.drop_answer_of(b"COMMIT", and_refuse_connections=True)
+                wait_until(lambda: proxy.cuts, "a commit is cut")
+                keyed = service.submit([line()], Idempotency_Key="k")
+                wait_until(lambda: any(answer.status_code == 503 for answer in load.answers), "the first 503")
+                proxy.accept_connections()
+                before = len(load.accepted())
+                wait_until(lambda: len(load.accepted()) > before + 40, "claims are coming in again")
+                again = service.accepted([line()], Idempotency_Key="k")
+            refused = [answer for answer in [*load.answers, keyed] if answer.status_code != 201]
+            assert {answer.status_code for answer in refused} == {503}
+            assert all("retry-after" in answer.headers for answer in refused)
+            unknown = {answer.json()["id"] for answer in refused if "id" in answer.json()}
+            assert unknown
+            assert {service.http.get(f"/claims/{claim_id}").status_code for claim_id in unknown} == {200}
+            assert load.accepted() | unknown | {again["id"]} < stored_ids(database_url)
+            assert len(stored_ids(database_url)) == len(load.accepted() | unknown | {again["id"]}) + 1
+            assert lines_about(service, "commit_lookup_failed") == 1
+
+    async with proxied(database_url) as proxy:
+        await asyncio.to_thread(post_and_cut, proxy)
+
+
+async def test_reads_that_use_up_the_pool_are_503_while_intake_goes_on(serve: Run, database_url: str) -> None:
+    """Dead letters are locked away, so each read of them holds a connection until its time is up."""
+    with serve(DATABASE_POOL_SIZE="2") as service, ThreadPoolExecutor(8) as dashboards:
+        locker = await asyncpg.connect(database_url)
+        transaction = locker.transaction()
+        await transaction.start()
+        await locker.execute("LOCK TABLE dead_letter IN ACCESS EXCLUSIVE MODE")
+
+        def read(path: str) -> httpx2.Response:
+            return httpx2.get(f"{service.url}{path}", timeout=20)
+
+        paths = ["/dead-letters"] * 6 + ["/claims", "/readyz"]
+        reads = [dashboards.submit(read, path) for path in paths * 2]
+        accepted = []
+        while not all(one.done() for one in reads):
+            accepted.append(await asyncio.to_thread(service.submit, [line()]))
+        answers = [one.result() for one in reads]
+        assert {answer.status_code for answer in answers} <= {200, 503}
+        assert [answer.status_code for answer in answers].count(503) > 12
+        assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 503)
+        assert max(answer.elapsed.total_seconds() for answer in answers) < 5
+        assert {answer.status_code for answer in accepted} == {201}
+        assert max(answer.elapsed.total_seconds() for answer in accepted) < 1
+        await transaction.rollback()
+        await locker.close()
+        assert {read(path).status_code for path in paths} == {200}
+        assert await asyncio.to_thread(stored_ids, database_url) == {answer.json()["id"] for answer in accepted}
+        assert "Traceback" not in service.log.read_text()

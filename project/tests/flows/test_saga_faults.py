@@ -1,5 +1,6 @@
 """Nothing is paid twice, lost or left: processes are killed and stalled at every step of the saga."""
 
+import asyncio
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from project.engines import launch, postgres, valkey
 from project.engines.places import VALKEY_SOCKET, Places
 from project.tests.conftest import kept
 from project.tests.gate import Gate
+from project.tests.proxy import proxied
 from project.tests.saga import Saga, Worker, performing
 from project.tests.service import line, wait_until
 
@@ -200,6 +202,31 @@ def test_postgres_killed_under_the_saga_loses_and_doubles_nothing(tmp_path: Path
                 wait_until(lambda: postgres.is_ready(places), "Postgres is back")
             saga.await_quiet()
             assert saga.reconcile({claim.id for claim in claims}) == (300, 0)
+
+
+async def test_a_settlement_that_waits_for_the_database_is_told_once(saga: Saga) -> None:
+    """The database goes while payments is called: what came of the call is kept, and written when it is back."""
+    saga.payments.behave(delay_ms=1000)
+
+    def called(worker: Worker) -> bool:
+        return worker.metric('saga_in_flight{lane="pay"}') == 1
+
+    def has_tried(worker: Worker) -> bool:
+        return (worker.metric('saga_settle_failures_total{reason="database_away"}') or 0) >= 4
+
+    async with proxied(saga.database_url) as proxy:
+        worker = await asyncio.to_thread(saga.worker, DATABASE_URL=proxy.url)
+        [claim] = await asyncio.to_thread(saga.submit)
+        await asyncio.to_thread(wait_until, lambda: called(worker), "payments is called")
+        proxy.refuse_connections()
+        proxy.cut_all()
+        await asyncio.to_thread(wait_until, lambda: has_tried(worker), "it was tried several times")
+        proxy.accept_connections()
+        await asyncio.to_thread(saga.await_event, claim.id, "paid")
+        for event in ("database_away", "database_back"):
+            assert len([told for told in saga.told(event) if "lane" not in told]) == 1
+        assert await asyncio.to_thread(worker.stop) == 0
+    assert await asyncio.to_thread(saga.reconcile, {claim.id}) == (1, 0)
 
 
 def test_events_wait_for_the_hub_and_come_in_order(tmp_path: Path, database_url: str) -> None:
