@@ -48,13 +48,16 @@ def _listed(counts: Counter[str] | Counter[int] | dict[str, int]) -> str:
 
 
 def hold(folder: Path, seed: int, seconds: float) -> Trial:
-    """Hurts a whole service for so many seconds, in a way that follows from the seed, and judges it."""
+    """Hurts a whole service for so many seconds, in a way that follows from the seed, kills all of it at once, and
+    judges what is found once it runs again.
+    """
     with standing(folder) as stack:
         violence = Violence(stack, random.Random(seed))
         with clients.busy(stack.web.url, seed) as posting:
             until = time.monotonic() + seconds
             while time.monotonic() < until:
                 violence.strike()
+            violence.strike_everything()
         stack.saga.payments.behave()
         ended = time.monotonic()
         found = verdict.complaints(stack, posting)

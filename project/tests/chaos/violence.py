@@ -28,6 +28,7 @@ LONGEST_PEACE_S = 1.0
 GRACE_S = 30.0
 
 Heal = Callable[[], None]
+Kind = tuple[str, str, Callable[[], Heal]]
 # Who is hurt, in the order of healing: what others need comes first.
 ORDER = ("postgres", "valkey", "payments", "worker", "web", "wire", "everything")
 
@@ -40,9 +41,9 @@ class Violence:
         self.web_away: list[tuple[float, float]] = []
         self._stack = stack
         self._dice = dice
-        self._deck: list[tuple[str, str, Callable[[], Heal]]] = []
+        self._deck: list[Kind] = []
 
-    def kinds(self) -> list[tuple[str, str, Callable[[], Heal]]]:
+    def kinds(self) -> list[Kind]:
         """Victim, name and deed of each."""
         stack = self._stack
         return [
@@ -77,6 +78,13 @@ class Violence:
                 chosen.append(second)
             else:
                 self._deck.insert(0, second)
+        self._hurt(chosen)
+
+    def strike_everything(self) -> None:
+        """kill -9 of everything at once; then everything runs again."""
+        self._hurt([kind for kind in self.kinds() if kind[0] == "everything"])
+
+    def _hurt(self, chosen: list[Kind]) -> None:
         started = time.monotonic()
         heals = []
         for victim, name, hurt in chosen:
@@ -89,7 +97,7 @@ class Violence:
             self.web_away.append((started, time.monotonic()))
         time.sleep(self._dice.random() * LONGEST_PEACE_S)
 
-    def _draw(self) -> tuple[str, str, Callable[[], Heal]]:
+    def _draw(self) -> Kind:
         if not self._deck:
             self._deck = self.kinds()
             self._dice.shuffle(self._deck)

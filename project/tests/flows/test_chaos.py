@@ -5,8 +5,9 @@ from pathlib import Path
 from project.tests.chaos import trial
 
 
-def test_a_quarter_of_a_minute_of_chaos_breaks_no_promise(tmp_path: Path) -> None:
-    held = trial.hold(tmp_path, seed=4, seconds=15)
+def test_a_short_trial_of_chaos_breaks_no_promise(tmp_path: Path) -> None:
+    held = trial.hold(tmp_path, seed=4, seconds=8)
     assert held.complaints == [], held.told()
     assert held.answers[201] > 100
-    assert held.violence.total() > 5
+    assert held.violence.total() > 3
+    assert held.violence["everything killed"] > 0
