@@ -5,8 +5,9 @@ It listens on a socket folder of its own and passes bytes on, so what lies behin
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -61,8 +62,8 @@ class Proxy:
         self.tasks.add(task)
         try:
             await self._serve(reader, writer)
-        except asyncio.CancelledError:
-            pass  # cut
+        except (asyncio.CancelledError, OSError):
+            pass  # cut, or no server is there
         finally:
             writer.close()
 
@@ -134,3 +135,19 @@ async def proxied(database_url: str) -> AsyncIterator[Proxy]:
             for task in proxy.tasks:
                 task.cancel()
             await asyncio.gather(*proxy.tasks, return_exceptions=True)
+
+
+@contextmanager
+def proxied_in_a_thread(database_url: str) -> Iterator[Proxy]:
+    """The same for a test that is not async. Of the proxy's words all but `cut_all` may be said from any thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    around = proxied(database_url)
+    try:
+        yield asyncio.run_coroutine_threadsafe(around.__aenter__(), loop).result(10)
+    finally:
+        asyncio.run_coroutine_threadsafe(around.__aexit__(None, None, None), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

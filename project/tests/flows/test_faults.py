@@ -16,7 +16,7 @@ from project import web
 from project.tests.conftest import Run
 from project.tests.load import Load, stored_ids
 from project.tests.own_engines import migrate_with, own_postgres, restart, stalled
-from project.tests.proxy import Proxy, proxied
+from project.tests.proxy import proxied_in_a_thread
 from project.tests.service import Service, line, running, wait_until
 from project.tests.supervision import processes_of
 
@@ -96,6 +96,21 @@ def test_a_postgres_that_hangs_is_503_and_what_was_refused_is_not_stored(redis_u
             assert {claim["id"], later["id"]} <= stored_ids(places.postgres_url) <= {claim["id"], later["id"]} | unknown
 
 
+def test_sigterm_while_postgres_hangs_ends_soon(redis_url: str, tmp_path: Path) -> None:
+    """However many connections there are to say goodbye on."""
+    with own_postgres(tmp_path) as (places, server), ThreadPoolExecutor(30) as dashboards:
+        migrate_with(places.postgres_url, tmp_path)
+        urls = {"DATABASE_URL": places.postgres_url, "REDIS_URL": redis_url, "DATABASE_POOL_SIZE": "10"}
+        with running(tmp_path / "web", urls) as service, stalled(server, places) as hanging:
+            codes = dashboards.map(lambda _: httpx2.get(f"{service.url}/claims", timeout=20).status_code, range(200))
+            assert set(codes) <= {200, 503}
+            hanging.set()
+            asked = time.monotonic()
+            service.stop()
+            assert time.monotonic() - asked < 8  # one by one they take fifteen
+            assert "Traceback" not in service.log.read_text()
+
+
 def reads_are_503(service: Service) -> bool:
     """Whether the reads say that the database is away, too."""
     return all(service.http.get(path).status_code == 503 for path in ("/claims", "/readyz"))
@@ -134,58 +149,56 @@ def lines_about(service: Service, event: str) -> int:
     return service.log.read_text().count(f'"{event}"')
 
 
-async def test_commits_that_are_cut_under_load_store_each_claim_once(
+def test_commits_that_are_cut_under_load_store_each_claim_once(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
     """Four times COMMIT never arrives, four times its answer is lost; nobody at the other end notices."""
 
-    def post_and_cut(proxy: Proxy) -> None:
-        with running(tmp_path / "web", {"DATABASE_URL": proxy.url, "REDIS_URL": redis_url}) as service:
-            with Load(service.url).on() as load:
-                for cut in [proxy.drop_request, proxy.drop_answer_of] * 4:
-                    answers, cuts = len(load.answers), proxy.cuts
-                    wait_until(lambda seen=answers: len(load.answers) > seen + 40, "claims are coming in")  # type: ignore[misc]
-                    cut(b"COMMIT")
-                    wait_until(lambda seen=cuts: proxy.cuts > seen, "a commit is cut")  # type: ignore[misc]
-            assert {answer.status_code for answer in load.answers} == {201}
-            assert load.broken == 0
-            assert load.accepted() == stored_ids(database_url)
-            assert len(load.accepted()) == len(load.answers)
-            assert lines_about(service, "commit_lost") == 8
-            assert "Traceback" not in service.log.read_text()
+    with (
+        proxied_in_a_thread(database_url) as proxy,
+        running(tmp_path / "web", {"DATABASE_URL": proxy.url, "REDIS_URL": redis_url}) as service,
+    ):
+        with Load(service.url).on() as load:
+            for cut in [proxy.drop_request, proxy.drop_answer_of] * 4:
+                answers, cuts = len(load.answers), proxy.cuts
+                wait_until(lambda seen=answers: len(load.answers) > seen + 40, "claims are coming in")  # type: ignore[misc]
+                cut(b"COMMIT")
+                wait_until(lambda seen=cuts: proxy.cuts > seen, "a commit is cut")  # type: ignore[misc]
+        assert {answer.status_code for answer in load.answers} == {201}
+        assert load.broken == 0
+        assert load.accepted() == stored_ids(database_url)
+        assert len(load.accepted()) == len(load.answers)
+        assert lines_about(service, "commit_lost") == 8
+        assert "Traceback" not in service.log.read_text()
 
-    async with proxied(database_url) as proxy:
-        await asyncio.to_thread(post_and_cut, proxy)
 
-
-async def test_commits_of_which_nobody_knows_are_told_so_and_a_key_finds_out(
+def test_commits_of_which_nobody_knows_are_told_so_and_a_key_finds_out(
     database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    def post_and_cut(proxy: Proxy) -> None:
-        with running(tmp_path / "web", {"DATABASE_URL": proxy.url, "REDIS_URL": redis_url}) as service:
-            service.accepted([line()])
-            with Load(service.url).on() as load:
-                wait_until(lambda: len(load.answers) > 40, "claims are coming in")
-                proxy.drop_answer_of(b"COMMIT", and_refuse_connections=True)
-                wait_until(lambda: proxy.cuts, "a commit is cut")
-                keyed = service.submit([line()], Idempotency_Key="k")
-                wait_until(lambda: any(answer.status_code == 503 for answer in load.answers), "the first 503")
-                proxy.accept_connections()
-                before = len(load.accepted())
-                wait_until(lambda: len(load.accepted()) > before + 40, "claims are coming in again")
-                again = service.accepted([line()], Idempotency_Key="k")
-            refused = [answer for answer in [*load.answers, keyed] if answer.status_code != 201]
-            assert {answer.status_code for answer in refused} == {503}
-            assert all("retry-after" in answer.headers for answer in refused)
-            unknown = {answer.json()["id"] for answer in refused if "id" in answer.json()}
-            assert unknown
-            assert {service.http.get(f"/claims/{claim_id}").status_code for claim_id in unknown} == {200}
-            assert load.accepted() | unknown | {again["id"]} < stored_ids(database_url)
-            assert len(stored_ids(database_url)) == len(load.accepted() | unknown | {again["id"]}) + 1
-            assert lines_about(service, "commit_lookup_failed") == 1
-
-    async with proxied(database_url) as proxy:
-        await asyncio.to_thread(post_and_cut, proxy)
+    with (
+        proxied_in_a_thread(database_url) as proxy,
+        running(tmp_path / "web", {"DATABASE_URL": proxy.url, "REDIS_URL": redis_url}) as service,
+    ):
+        service.accepted([line()])
+        with Load(service.url).on() as load:
+            wait_until(lambda: len(load.answers) > 40, "claims are coming in")
+            proxy.drop_answer_of(b"COMMIT", and_refuse_connections=True)
+            wait_until(lambda: proxy.cuts, "a commit is cut")
+            keyed = service.submit([line()], Idempotency_Key="k")
+            wait_until(lambda: any(answer.status_code == 503 for answer in load.answers), "the first 503")
+            proxy.accept_connections()
+            before = len(load.accepted())
+            wait_until(lambda: len(load.accepted()) > before + 40, "claims are coming in again")
+            again = service.accepted([line()], Idempotency_Key="k")
+        refused = [answer for answer in [*load.answers, keyed] if answer.status_code != 201]
+        assert {answer.status_code for answer in refused} == {503}
+        assert all("retry-after" in answer.headers for answer in refused)
+        unknown = {answer.json()["id"] for answer in refused if "id" in answer.json()}
+        assert unknown
+        assert {service.http.get(f"/claims/{claim_id}").status_code for claim_id in unknown} == {200}
+        assert load.accepted() | unknown | {again["id"]} < stored_ids(database_url)
+        assert len(stored_ids(database_url)) == len(load.accepted() | unknown | {again["id"]}) + 1
+        assert lines_about(service, "commit_lookup_failed") == 1
 
 
 async def test_reads_that_use_up_the_pool_are_503_while_intake_goes_on(serve: Run, database_url: str) -> None:
