@@ -18,7 +18,7 @@ import httpx2
 from project.tests.service import line
 
 MARK = "MARKEDSUBSCRIBER"
-CLIENTS = 6
+CLIENTS = 8
 PROVIDERS = 300
 LONGEST_PAUSE_S = 0.08
 NUMBERS = 400  # claim numbers to choose from, so that some are taken

@@ -10,6 +10,7 @@ import asyncpg
 from project.engines.places import Places
 from project.engines.process import Kept
 from project.tests.own_engines import migrate_with, own_postgres, own_valkey
+from project.tests.proxy import Proxy, proxied_in_a_thread
 from project.tests.saga import Saga, performing
 from project.tests.service import Service, running
 
@@ -21,10 +22,11 @@ EVENTS_DATABASE = 1
 
 @dataclass(frozen=True)
 class Stack:
-    """Everything that runs."""
+    """Everything that runs. The way of all connections to Postgres leads through the proxy."""
 
     folder: Path
     places: Places
+    proxy: Proxy
     postgres: Kept
     valkey: Kept
     saga: Saga
@@ -46,18 +48,28 @@ class Stack:
 @contextmanager
 def standing(folder: Path) -> Iterator[Stack]:
     """Two web processes, two workers, a stand-in, Postgres and Valkey; stopped at the end."""
-    with own_postgres(folder) as (places, postgres), own_valkey(places) as valkey:
+    with (
+        own_postgres(folder) as (places, postgres),
+        own_valkey(places) as valkey,
+        proxied_in_a_thread(places.postgres_url) as proxy,
+    ):
         migrate_with(places.postgres_url, folder)
         cache_url = f"{places.redis_url}?db={CACHE_DATABASE}"
-        with performing(folder / "saga", places.postgres_url, cache_url) as saga:
-            settings = {
-                "DATABASE_URL": places.postgres_url,
-                "REDIS_URL": cache_url,
-                "WEB_WORKERS": "2",
-                "TOP_PROVIDER_RATE_LIMIT": "1000000/minute",
-            }
-            with running(folder / "web", settings) as web:
-                for _ in range(WORKERS):
-                    events_url = f"{places.redis_url}?db={EVENTS_DATABASE}"
-                    saga.worker(EVENTS_URL=events_url, EVENTS_STREAM_LENGTH="10000000")
-                yield Stack(folder, places, postgres, valkey, saga, web)
+        web_settings = {
+            "DATABASE_URL": proxy.url,
+            "REDIS_URL": cache_url,
+            "WEB_WORKERS": "2",
+            "TOP_PROVIDER_RATE_LIMIT": "1000000/minute",
+        }
+        worker_settings = {
+            "DATABASE_URL": proxy.url,
+            "EVENTS_URL": f"{places.redis_url}?db={EVENTS_DATABASE}",
+            "EVENTS_STREAM_LENGTH": "10000000",
+        }
+        with (
+            performing(folder / "saga", places.postgres_url, cache_url) as saga,
+            running(folder / "web", web_settings) as web,
+        ):
+            for _ in range(WORKERS):
+                saga.worker(**worker_settings)
+            yield Stack(folder, places, proxy, postgres, valkey, saga, web)

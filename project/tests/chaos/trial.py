@@ -9,8 +9,10 @@ from pathlib import Path
 
 from project.tests.chaos import clients, verdict
 from project.tests.chaos.clients import Client
-from project.tests.chaos.stack import Stack, standing
+from project.tests.chaos.stack import standing
 from project.tests.chaos.violence import Violence
+
+ANSWERED_WITHIN_S = 7.0  # five are promised; the clients themselves may wait for a busy machine
 
 
 @dataclass(frozen=True)
@@ -61,34 +63,31 @@ def hold(folder: Path, seed: int, seconds: float) -> Trial:
         stack.saga.payments.behave()
         ended = time.monotonic()
         found = verdict.complaints(stack, posting)
-        return _trial(stack, seed, seconds, time.monotonic() - ended, posting, violence, found)
+        quiet_after_s = time.monotonic() - ended
+        slowest_s = _slowest(posting, violence)
+        if slowest_s > ANSWERED_WITHIN_S:
+            found.append(f"an answer took {slowest_s:.1f} s")
+        kinds = dict(stack.saga.fetch("SELECT type, count(*) FROM claim_event GROUP BY 1"))
+        return Trial(
+            seed=seed,
+            seconds=seconds,
+            quiet_after_s=quiet_after_s,
+            posted=sum(len(client.posted) for client in posting),
+            answers=Counter(answer.status for client in posting for answer in client.answers),
+            lost=sum((client.lost for client in posting), Counter()),
+            slowest_s=slowest_s,
+            events={kind.removeprefix("claim."): count for kind, count in kinds.items()},
+            violence=violence.done,
+            complaints=found,
+        )
 
 
-def _trial(
-    stack: Stack,
-    seed: int,
-    seconds: float,
-    quiet_after_s: float,
-    posting: Sequence[Client],
-    violence: Violence,
-    found: list[str],
-) -> Trial:
-    answers = [answer for client in posting for answer in client.answers]
-    undisturbed = [
+def _slowest(posting: Sequence[Client], violence: Violence) -> float:
+    """The longest time to an answer, of requests during which web itself was not hurt."""
+    took = [
         answer.answered - answer.sent
-        for answer in answers
+        for client in posting
+        for answer in client.answers
         if not any(answer.sent < end and start < answer.answered for start, end in violence.web_away)
     ]
-    kinds = dict(stack.saga.fetch("SELECT type, count(*) FROM claim_event GROUP BY 1"))
-    return Trial(
-        seed=seed,
-        seconds=seconds,
-        quiet_after_s=quiet_after_s,
-        posted=sum(len(client.posted) for client in posting),
-        answers=Counter(answer.status for answer in answers),
-        lost=sum((client.lost for client in posting), Counter()),
-        slowest_s=max(undisturbed, default=0.0),
-        events={kind.removeprefix("claim."): count for kind, count in kinds.items()},
-        violence=violence.done,
-        complaints=found,
-    )
+    return max(took, default=0.0)

@@ -1,6 +1,7 @@
 """What must hold once the violence is over and all is quiet: a list of complaints, empty if it does. Called by `trial`."""
 
 import json
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
@@ -46,7 +47,8 @@ def complaints(stack: Stack, clients: Sequence[Client]) -> list[str]:
         try:
             found += check()
         except AssertionError as error:
-            found.append(str(error))
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            found.append(f"{place.name}: {str(error) or place.line}")
     return found
 
 

@@ -22,10 +22,13 @@ from project.tests.own_engines import await_end, restart, restart_valkey
 from project.tests.saga import Worker
 from project.tests.service import Daemon, wait_until
 from project.tests.supervision import processes_of
+from project.web import GRACE_S, WORKER_SILENCE_S
 
 LONGEST_HURT_S = 2.0
+LONG_HURT_S = 12.0  # past every deadline and lease there is
+LONG_HURTS = 0.08  # how many of all
+AT_ONCE = ((1, 2, 3), (10, 5, 2))  # so many victims, so often
 LONGEST_PEACE_S = 1.0
-GRACE_S = 30.0
 
 Heal = Callable[[], None]
 Kind = tuple[str, str, Callable[[], Heal]]
@@ -34,7 +37,7 @@ ORDER = ("postgres", "valkey", "payments", "worker", "web", "wire", "everything"
 
 
 class Violence:
-    """Hurts one or two victims at a time, chosen by the dice, every kind before any kind again."""
+    """Hurts up to three victims at a time, chosen by the dice, every kind before any kind again."""
 
     def __init__(self, stack: Stack, dice: random.Random) -> None:
         self.done: Counter[str] = Counter()
@@ -63,6 +66,8 @@ class Violence:
             ("postgres", "Postgres restarted", self._restart_postgres),
             ("postgres", "Postgres stalled", lambda: self._stall_all(stack.places.postgres)),
             ("wire", "connections cut", self._cut_connections),
+            *[("wire", "a commit cut", lambda: self._cut_commit(stack.proxy.drop_request))] * 2,
+            *[("wire", "a commit's answer cut", lambda: self._cut_commit(stack.proxy.drop_answer_of))] * 2,
             ("valkey", "Valkey killed", self._kill_valkey),
             ("valkey", "Valkey stalled", self._stall_valkey),
             ("valkey", "Valkey emptied", self._empty_valkey),
@@ -70,14 +75,16 @@ class Violence:
         ]
 
     def strike(self) -> None:
-        """One or two kinds at once, for a moment; then everything runs again."""
-        chosen = [self._draw()]
-        if self._dice.random() < 0.4:
-            second = self._draw()
-            if second[0] != chosen[0][0] and "everything" not in (second[0], chosen[0][0]):
-                chosen.append(second)
-            else:
-                self._deck.insert(0, second)
+        """A few kinds at once, for a moment or past every deadline; then everything runs again."""
+        chosen: list[Kind] = []
+        wanted = self._dice.choices(*AT_ONCE)[0]
+        while len(chosen) < wanted:
+            kind = self._draw()
+            victims = {victim for victim, _, _ in chosen}
+            if chosen and (kind[0] in victims or "everything" in {kind[0], *victims}):
+                self._deck.append(kind)  # the next time
+                break
+            chosen.append(kind)
         self._hurt(chosen)
 
     def strike_everything(self) -> None:
@@ -90,7 +97,7 @@ class Violence:
         for victim, name, hurt in chosen:
             self.done[name] += 1
             heals.append((ORDER.index(victim), hurt()))
-        time.sleep(self._dice.random() * LONGEST_HURT_S)
+        time.sleep(LONG_HURT_S if self._dice.random() < LONG_HURTS else self._dice.random() * LONGEST_HURT_S)
         for _, heal in sorted(heals, key=lambda one: one[0]):
             heal()
         if any(victim in ("web", "everything") for victim, _, _ in chosen):
@@ -144,11 +151,13 @@ class Violence:
         return heal
 
     def _kill_one_web_process(self) -> Heal:
-        """Its parent starts another."""
+        """Its parent starts another: soon, or, when it was killed in its own start, once it counts as silent."""
         children = _web_processes(self._stack.web)
         if children:
             os.kill(self._dice.choice(children), signal.SIGKILL)
-        return lambda: wait_until(lambda: len(_web_processes(self._stack.web)) == 2, "there are two web processes")
+        return lambda: wait_until(
+            lambda: len(_web_processes(self._stack.web)) == 2, "there are two web processes", WORKER_SILENCE_S + 15
+        )
 
     def _misbehave(self) -> Heal:
         dice = self._dice
@@ -199,6 +208,12 @@ class Violence:
 
         with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):  # cut off by another kind
             asyncio.run(cut())
+        return lambda: None
+
+    @staticmethod
+    def _cut_commit(cut: Callable[[bytes], None]) -> Heal:
+        """The next one, of whichever process."""
+        cut(b"COMMIT")
         return lambda: None
 
     def _kill_valkey(self) -> Heal:
