@@ -65,6 +65,9 @@ def standing(folder: Path) -> Iterator[Stack]:
             "DATABASE_URL": proxy.url,
             "EVENTS_URL": f"{places.redis_url}?db={EVENTS_DATABASE}",
             "EVENTS_STREAM_LENGTH": "10000000",
+            # So little patience that payments may handle a call after the claim was given up.
+            "PAYMENTS_READ_TIMEOUT_S": "0.5",
+            "PAYMENTS_ATTEMPTS": "3",
         }
         with (
             performing(folder / "saga", places.postgres_url, cache_url) as saga,

@@ -166,7 +166,7 @@ class Violence:
             fail_rate=dice.choice([0, 0.1, 0.3]),
             drop_after_commit_rate=dice.choice([0, 0.1, 0.3]),
             garbage_rate=dice.choice([0, 0.1, 0.3]),
-            delay_ms=dice.choice([0, 5, 50, 500]),
+            delay_ms=dice.choice([0, 5, 50, 600, 4000]),
             refuse_npis=[f"{1_000_000_000 + dice.randrange(300)}" for _ in range(dice.randrange(4))],
         )
         return lambda: None  # until it changes again
