@@ -211,13 +211,13 @@ async def test_reads_that_use_up_the_pool_are_503_while_intake_goes_on(serve: Ru
             return httpx2.get(f"{service.url}{path}", timeout=20)
 
         paths = ["/dead-letters"] * 6 + ["/claims", "/readyz"]
-        reads = [dashboards.submit(read, path) for path in paths * 2]
+        reads = [dashboards.submit(read, path) for path in paths]
         accepted = []
         while not all(one.done() for one in reads):
             accepted.append(await asyncio.to_thread(service.submit, [line()]))
         answers = [one.result() for one in reads]
         assert {answer.status_code for answer in answers} <= {200, 503}
-        assert [answer.status_code for answer in answers].count(503) > 12
+        assert [answer.status_code for answer in answers].count(503) >= 6
         assert all("retry-after" in answer.headers for answer in answers if answer.status_code == 503)
         assert max(answer.elapsed.total_seconds() for answer in answers) < 5
         assert {answer.status_code for answer in accepted} == {201}
