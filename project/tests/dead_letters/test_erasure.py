@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pytest
 
 from project.engines.places import Places
-from project.tests.flows.test_faults import migrate_with, own_postgres
 from project.tests.operations import Operator
+from project.tests.own_engines import migrate_with, own_postgres
 from project.tests.phi import files_with, relations_with
 from project.tests.saga import Saga, performing
 from project.tests.service import line

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 
 from project.tests.conftest import Run
-from project.tests.flows.test_faults import stored_ids
+from project.tests.load import stored_ids
 from project.tests.service import Service, line, wait_until
 
 BODY = json.dumps([line(provider_fees=101), line()]).encode()

@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from project.tests.flows.test_faults import Load
+from project.tests.load import Load
 from project.tests.operations import Operator
 from project.tests.saga import StandIn
 from project.tests.service import wait_until
