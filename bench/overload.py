@@ -126,12 +126,14 @@ def measure(pairs: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as made, service(Path(made)) as url:
         folder = Path(made)
         load(url, PEAK_CLIENTS, seconds)  # warm
+        times = 1.0  # by how much a client must be more hasty than its pause says, since it also waits for answers
         for number in range(1, pairs + 1):
             before_mib = web_memory_mib(folder)
             peak = load(url, PEAK_CLIENTS, seconds)
-            pause_ms = OVERLOADING_CLIENTS / (TIMES * peak.accepted) * 1000
+            pause_ms = OVERLOADING_CLIENTS / (TIMES * peak.accepted) * 1000 / times
             with Health(url).watched() as health:
                 over = load(url, OVERLOADING_CLIENTS, seconds, pause_ms)
+            times *= TIMES / (over.offered / peak.accepted)
             after_mib = web_memory_mib(folder)
             again = load(url, PEAK_CLIENTS, 1)
             kept.append(over.accepted / peak.accepted)

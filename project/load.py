@@ -6,11 +6,13 @@ A process that takes in more than it can finish answers everybody late. So what 
 anything is done for it, which costs a tenth of doing it, and the rest keeps its pace (docs/decisions/0012-overload.md).
 """
 
+import asyncio
 from collections.abc import Callable, Sized
 from typing import Protocol
 
 from project.settings import MEBIBYTE, LimitSettings
 
+COUNT_EVERY_S = 0.2
 # What clients have asked for and do not take. Past it, who has not taken anything for longest is cut off.
 UNSENT_BYTES = 64 * MEBIBYTE
 
@@ -28,12 +30,13 @@ class Answering(Protocol):
 class Load:
     """The requests in hand of one process.
 
-    `queue_is_full` tells whether the ledger takes no more claims; `refused` is called for each refused request.
+    `queue_is_full` tells whether the ledger takes no more claims; `count` is told how many requests were refused.
     """
 
-    def __init__(self, limits: LimitSettings, queue_is_full: Callable[[], bool], refused: Callable[[], None]) -> None:
+    def __init__(self, limits: LimitSettings, queue_is_full: Callable[[], bool], count: Callable[[int], None]) -> None:
         self.limits = limits
-        self.refused = refused
+        self._count = count
+        self._uncounted = 0
         self.uploading = 0  # requests whose body is still on its way: they wait for their client, not for us
         self._queue_is_full = queue_is_full
         self._stuck: dict[Answering, None] = {}  # in the order in which they got stuck
@@ -43,6 +46,16 @@ class Load:
         if len(running) - self.uploading >= self.limits.max_requests_in_hand:
             return path not in _ALWAYS_SERVED
         return method == b"POST" and path.startswith(b"/claims") and self._queue_is_full()
+
+    def refused(self) -> None:
+        """A request was refused. They are counted together, COUNT_EVERY_S after the first: a metric costs syscalls."""
+        if not self._uncounted:
+            asyncio.get_running_loop().call_later(COUNT_EVERY_S, self._count_all)
+        self._uncounted += 1
+
+    def _count_all(self) -> None:
+        self._count(self._uncounted)
+        self._uncounted = 0
 
     def stuck(self, connection: Answering) -> None:
         """Its client takes nothing for now; memory for all of these is bounded."""

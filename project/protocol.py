@@ -298,11 +298,14 @@ class Protocol(HttpToolsProtocol):
         self._load.refused()
         if self.parser.should_keep_alive() and self.parser.get_method() != b"HEAD":
             self.transport.write(_SHED)
-            super().on_response_complete()
             self.flow.pause_reading()
-            self._unread_timer = self.loop.call_later(UNREAD_S, self.flow.resume_reading)
+            self._unread_timer = self.loop.call_later(UNREAD_S, self._read_on)
         else:
             self.end(_SHED_AND_CLOSE)
+
+    def _read_on(self) -> None:
+        """After a refusal: the client may ask again, or be as idle as after any other answer."""
+        super().on_response_complete()
 
     def _upload_ended(self) -> None:
         if self._uploading:
