@@ -7,6 +7,7 @@ again: its first second tells how fast the service is itself again. Prints the p
 """
 
 import argparse
+import asyncio
 import json
 import os
 import signal
@@ -22,6 +23,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
+
+from project.engines.places import Places
 from project.tests.service import ROOT, environment, free_port, wait_until
 from project.tests.supervision import processes_of
 
@@ -119,6 +123,19 @@ def web_memory_mib(folder: Path) -> float:
     raise RuntimeError("there is no web process")
 
 
+def drained(folder: Path) -> bool:
+    """Whether the worker has paid all that was accepted; it takes its share of the processors until then."""
+
+    async def ask() -> bool:
+        connection = await asyncpg.connect(Places(folder / "var").postgres_url)
+        try:
+            return not await connection.fetchval("SELECT EXISTS (SELECT FROM payment WHERE state = 'due')")
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
+
+
 def measure(pairs: int, seconds: float) -> None:
     """Runs all of it and prints the table."""
     kept: list[float] = []
@@ -126,11 +143,17 @@ def measure(pairs: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as made, service(Path(made)) as url:
         folder = Path(made)
         load(url, PEAK_CLIENTS, seconds)  # warm
+
+        def await_drained() -> None:
+            wait_until(lambda: drained(folder), "the backlog is drained", within_s=300)
+
         times = 1.0  # by how much a client must be more hasty than its pause says, since it also waits for answers
         for number in range(1, pairs + 1):
+            await_drained()
             before_mib = web_memory_mib(folder)
             peak = load(url, PEAK_CLIENTS, seconds)
             pause_ms = OVERLOADING_CLIENTS / (TIMES * peak.accepted) * 1000 / times
+            await_drained()
             with Health(url).watched() as health:
                 over = load(url, OVERLOADING_CLIENTS, seconds, pause_ms)
             times *= TIMES / (over.offered / peak.accepted)

@@ -17,8 +17,8 @@ COUNT_EVERY_S = 0.2
 UNSENT_BYTES = 64 * MEBIBYTE
 
 
-class Answering(Protocol):
-    """A connection whose client does not take its answer."""
+class Connection(Protocol):
+    """What is asked of a connection."""
 
     def unsent(self) -> int:
         """Bytes that wait for the client."""
@@ -39,7 +39,7 @@ class Load:
         self._uncounted = 0
         self.uploading = 0  # requests whose body is still on its way: they wait for their client, not for us
         self._queue_is_full = queue_is_full
-        self._stuck: dict[Answering, None] = {}  # in the order in which they got stuck
+        self._stuck: dict[Connection, None] = {}  # in the order in which they got stuck
 
     def refuses(self, method: bytes, path: bytes, running: Sized) -> bool:
         """Whether a request is one too many, given the tasks that are running for others."""
@@ -57,7 +57,7 @@ class Load:
         self._count(self._uncounted)
         self._uncounted = 0
 
-    def stuck(self, connection: Answering) -> None:
+    def stuck(self, connection: Connection) -> None:
         """Its client takes nothing for now; memory for all of these is bounded."""
         self._stuck[connection] = None
         while len(self._stuck) > 1 and sum(one.unsent() for one in self._stuck) > UNSENT_BYTES:
@@ -65,7 +65,7 @@ class Load:
             del self._stuck[longest]
             longest.cut()
 
-    def flows(self, connection: Answering) -> None:
+    def flows(self, connection: Connection) -> None:
         """Its client takes its answer, or is gone."""
         self._stuck.pop(connection, None)
 

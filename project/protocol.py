@@ -19,8 +19,8 @@ from project.wire import encode
 
 ANSWERED_WITHIN_S = 10.0  # more than any answer takes
 # Who was refused for too much load is not read for a moment: a client that asks again at once, whatever Retry-After
-# says, would otherwise take the time that the others' requests need.
-UNREAD_S = 0.1
+# says, would otherwise take the time that the others' requests need (docs/decisions/0012-overload.md).
+UNREAD_S = 0.3
 LINGER_S = 2.0  # for what a refused request still has to say, so that a reset does not swallow its answer
 _FRAMING = 8  # bytes of framing that a byte of a chunked body may cost, in chunks of a single byte
 
