@@ -89,7 +89,7 @@ class Protocol(HttpToolsProtocol):
         self._hosts = 0
         self._body_bytes = 0
         self._in_body = False  # the headers have ended and the message has not
-        self._uploading = False
+        self._uploading = False  # the latest request is being answered, and its body is not here yet
         self._shed = False  # the request is refused; what is left of it is not looked at
         self._deaf = False  # nothing of this connection is looked at any more
         self._head_timer: asyncio.TimerHandle | None = None
@@ -160,7 +160,7 @@ class Protocol(HttpToolsProtocol):
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.keep_alive = False
-            if not self._in_body or self.pipeline or cycle.response_started:
+            if not self._uploading or self.pipeline or cycle.response_started:
                 self._deaf = True
                 self._end_timer = self.loop.call_later(ANSWERED_WITHIN_S, self.transport.close)
                 return
@@ -315,6 +315,8 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer is out. If its request is not in yet, the rest of that has a moment to come, unread."""
         super().on_response_complete()
+        if not self.cycle.response_complete:
+            return  # it was that of an earlier request; this one's body still comes
         self._upload_ended()
         if self._in_body and not self.transport.is_closing() and self._end_timer is None:
             self._end_timer = self.loop.call_later(LINGER_S, self.transport.close)

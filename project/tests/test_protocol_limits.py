@@ -1,5 +1,6 @@
 """What a peer may take of headers, time, connections and answers before it is cut off, over raw sockets."""
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -170,6 +171,26 @@ def test_an_upgrade_is_not_taken_up(service: Service) -> None:
 def test_garbage_behind_a_request_does_not_swallow_its_answer(service: Service) -> None:
     status, _, body = exchange(service, GET + b"\r\n" + b"garbage\r\n\r\n")
     assert (status, body) == (200, b'{"ping":"hello!"}')
+
+
+def test_a_bad_request_behind_a_good_one_does_not_take_its_place(service: Service) -> None:
+    body = json.dumps([line()]).encode()
+    post = b"POST /claims HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+    for bad in (b"GET /hello HTTP/1.1\r\n\r\n", GET + b"X-Large: " + b"x" * 40_000 + b"\r\n\r\n"):
+        status, headers, _ = exchange(service, post % (len(body), body) + bad)
+        assert (status, headers["connection"]) == (201, "close")
+
+
+def test_a_slow_body_behind_an_answered_request_is_waited_for(service: Service) -> None:
+    body = json.dumps([line()]).encode()
+    head = b"POST /claims HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    with connected(service) as connection:
+        connection.sendall(GET + b"\r\n" + head + b"Content-Length: %d\r\n\r\n" % len(body) + body[:5])
+        time.sleep(2.5)  # longer than the rest of a refused request is waited for
+        connection.sendall(body[5:])
+        received = rest_of(connection)
+        assert received.startswith(b"HTTP/1.1 200")
+        assert b"HTTP/1.1 201" in received
 
 
 def test_an_answer_that_comes_before_its_request_is_not_lost(service: Service) -> None:
