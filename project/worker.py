@@ -204,15 +204,17 @@ async def _run(chosen: settings.Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     url = db.database_url(chosen.storage)
     ring = KeyRing(lambda: db.connect(url))
-    ring.start()
     async with (
         serving_metrics(Door(ring), chosen.server.host, chosen.metrics_port),
         PaymentsClient(chosen.payments_url, chosen.payments) as client,
     ):
-        logging = chosen.logging
-        _log.info("started", app=logging.app_name, environment=logging.environment, pid=os.getpid())
-        await Worker(chosen, client).run(stop)
-    await ring.close()
+        ring.start()  # only now, since a process whose port is taken ends at once
+        try:
+            logging = chosen.logging
+            _log.info("started", app=logging.app_name, environment=logging.environment, pid=os.getpid())
+            await Worker(chosen, client).run(stop)
+        finally:
+            await ring.close()
 
 
 def work(chosen: settings.Settings) -> None:

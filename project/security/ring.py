@@ -23,6 +23,7 @@ _log = structlog.get_logger("keys")
 
 READ_EVERY_S = 1.0
 READ_AGAIN_S = 0.1  # after a read that failed
+CLOSE_S = 1.0
 FRESH_S = 4.0  # with READ_EVERY_S less than the five seconds in which a change must be in force
 
 
@@ -45,6 +46,7 @@ class KeyRing:
         self._clock: Callable[[], float] = lambda: 0.0
         self._connection = db.Reconnecting(connect)
         self._reader: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
         self._has_read = asyncio.Event()
         self._away = False
 
@@ -54,11 +56,12 @@ class KeyRing:
         self._reader = asyncio.create_task(self._read_again_and_again())
 
     async def close(self) -> None:
-        """Reads no more."""
+        """Reads no more. A read that is under way may end: cutting it short would open one more connection to say so."""
+        self._stop.set()
         if self._reader:
+            await asyncio.wait([self._reader], timeout=CLOSE_S)
             self._reader.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reader
+            await asyncio.wait([self._reader])
         self._connection.drop()
 
     @property
@@ -85,7 +88,7 @@ class KeyRing:
         return known.caller
 
     async def _read_again_and_again(self) -> None:
-        while True:
+        while not self._stop.is_set():
             try:
                 await self._read(await self._connection.get())
             except Exception as error:  # noqa: BLE001  whatever it is, the next try is on a new connection
@@ -93,7 +96,9 @@ class KeyRing:
                 if not self._away and self.mode is not Mode.UNKNOWN:  # at the start the database is only late
                     _log.warning("keys_not_read", error=where(error))
                 self._away = True
-            await asyncio.sleep(READ_AGAIN_S if self._away else READ_EVERY_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READ_AGAIN_S if self._away else READ_EVERY_S):
+                    await self._stop.wait()
 
     async def _read(self, connection: Any) -> None:
         asked_at = self._clock()
