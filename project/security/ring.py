@@ -56,7 +56,7 @@ class KeyRing:
         self._reader = asyncio.create_task(self._read_again_and_again())
 
     async def close(self) -> None:
-        """Reads no more. A read that is under way may end: cutting it short would open one more connection to say so."""
+        """Reads no more. A read that is under way may end: to cut it short takes one more connection."""
         self._stop.set()
         if self._reader:
             await asyncio.wait([self._reader], timeout=CLOSE_S)
