@@ -11,7 +11,7 @@ import asyncio
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from project.errors import Problem
 from project.load import Load
@@ -92,6 +92,7 @@ class Protocol(HttpToolsProtocol):
         self._uploading = False  # the latest request is being answered, and its body is not here yet
         self._shed = False  # the request is refused; what is left of it is not looked at
         self._deaf = False  # nothing of this connection is looked at any more
+        self._answering: RequestResponseCycle | None = None  # the latest that was begun; others may wait behind it
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
@@ -114,6 +115,9 @@ class Protocol(HttpToolsProtocol):
                 timer.cancel()
         self._upload_ended()
         self._load.flows(self)
+        if self._answering is not None:  # uvicorn tells only the latest of pipelined requests
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -195,7 +199,8 @@ class Protocol(HttpToolsProtocol):
             pass  # to nothing that we speak; the request is answered as it is (RFC 9110, 7.8)
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause.problem if isinstance(cause, _Verdict) else NOT_HTTP)
+            if not self._deaf:
+                self._refuse(cause.problem if isinstance(cause, _Verdict) else NOT_HTTP)
             return
         if (head_was_open and self._head_open) or (body_was_open and self._in_body):
             self._count(len(data))
@@ -223,7 +228,9 @@ class Protocol(HttpToolsProtocol):
         return Problem(431, "Request Header Fields Too Large", detail)
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """A request begins; behind one that ended the connection, none does."""
+        if self._deaf:
+            raise _Verdict(NOT_HTTP)
         super().on_message_begin()
         self._head_open = True
         self._head_bytes = self._body_bytes = self._hosts = 0
@@ -265,6 +272,10 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._uploading = True
         self._load.uploading += 1
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _take_authority(self) -> None:
         """The host of an absolute target counts, not the Host header beside it (RFC 9112, 3.2.2)."""
