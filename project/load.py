@@ -38,12 +38,17 @@ class Load:
         self._count = count
         self._uncounted = 0
         self.uploading = 0  # requests whose body is still on its way: they wait for their client, not for us
+        self.reading: set[asyncio.Task[None]] = set()
         self._queue_is_full = queue_is_full
         self._stuck: dict[Connection, None] = {}  # in the order in which they got stuck
 
     def refuses(self, method: bytes, path: bytes, running: Sized) -> bool:
-        """Whether a request is one too many, given the tasks that are running for others."""
-        if len(running) - self.uploading >= self.limits.max_requests_in_hand:
+        """Whether a request is one too many, given the tasks that are running for others.
+
+        Reads may be half of them: they wait for connections to the database, and must not keep claims out.
+        """
+        most = self.limits.max_requests_in_hand
+        if len(running) - self.uploading >= most or (method == b"GET" and 2 * len(self.reading) >= max(most, 2)):
             return path not in _ALWAYS_SERVED
         return method == b"POST" and path.startswith(b"/claims") and self._queue_is_full()
 

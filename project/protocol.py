@@ -274,8 +274,12 @@ class Protocol(HttpToolsProtocol):
         self._load.uploading += 1
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """As uvicorn does, and keeps the reads apart."""
         self._answering = cycle
-        super()._start_asgi_task(cycle, app)
+        task = self.loop.create_task(cycle.run_asgi(app))
+        for kept in (self.tasks, self._load.reading) if cycle.scope["method"] == "GET" else (self.tasks,):
+            kept.add(task)
+            task.add_done_callback(kept.discard)
 
     def _take_authority(self) -> None:
         """The host of an absolute target counts, not the Host header beside it (RFC 9112, 3.2.2)."""

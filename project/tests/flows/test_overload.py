@@ -8,9 +8,11 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import asyncpg
 import httpx2
 
 from project.tests.conftest import Run
@@ -107,6 +109,33 @@ def test_what_is_too_much_is_refused_at_once_and_the_rest_is_kept(serve: Run, da
         assert len(stored_ids(database_url)) == len(flood.accepted) + 2
         assert last["id"] in stored_ids(database_url)
         wait_until(lambda: refusals(service) == len(flood.refused), "all refusals are counted")
+
+
+def test_reads_that_wait_for_the_database_do_not_keep_claims_out(serve: Run, database_url: str) -> None:
+    with serve(MAX_REQUESTS_IN_HAND="8", DATABASE_POOL_SIZE="2") as service, ThreadPoolExecutor(20) as pool:
+        service.accepted([line()])
+        with locked(database_url, "dead_letter"):
+            reads = [pool.submit(httpx2.get, f"{service.url}/dead-letters", timeout=20) for _ in range(20)]
+            wait_until(lambda: sum(read.done() for read in reads) >= 8, "some reads are refused")
+            for _ in range(10):
+                service.accepted([line()])
+        refused = [read.result() for read in reads if read.result().status_code != 200]
+        assert len(refused) >= 8
+        assert {answer.status_code for answer in refused} == {503}
+        assert all("retry-after" in answer.headers for answer in refused)
+
+
+@contextmanager
+def locked(database_url: str, table: str) -> Iterator[None]:
+    """Nobody else reads this table until the block ends."""
+    loop = asyncio.new_event_loop()
+    connection = loop.run_until_complete(asyncpg.connect(database_url))
+    loop.run_until_complete(connection.execute(f"BEGIN; LOCK TABLE {table}"))
+    try:
+        yield
+    finally:
+        loop.run_until_complete(connection.close())
+        loop.close()
 
 
 def test_a_full_queue_of_lines_refuses_claims_and_nothing_else(serve: Run, database_url: str) -> None:
