@@ -38,8 +38,8 @@ from project.providers.ranking import Ranking
 from project.security.door import Door, GuardedRoute, KeylessGate
 from project.security.headers import SecurityHeaders
 from project.security.ring import KeyRing
-from project.telemetry import logs, metrics
-from project.telemetry.http import RequestTelemetry
+from project.telemetry import logs, metrics, tracing
+from project.telemetry.http import RequestTelemetry, is_quiet
 from project.telemetry.logs import where
 from project.wire import problem_response
 
@@ -52,6 +52,7 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
     """The whole service of one web process, from `using` or else from the environment."""
     chosen = using or settings.load()
     logs.configure(chosen.logging)
+    traced = tracing.start("claim_process-web")
     url = db.database_url(chosen.storage)
     engine = db.create_engine(url, chosen.storage.database_pool_size)
     redis = cache.create_client(cache.redis_url(chosen.storage))
@@ -85,6 +86,7 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
             async with asyncio.timeout(CLOSE_S):
                 await engine.dispose()
         await redis.aclose()
+        await tracing.stop()
         _log.info("stopped")
 
     app = FastAPI(
@@ -94,6 +96,8 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # FastAPI's own spans; its metrics and logs would double Prometheus' and quote exceptions
+        telemetry={"tracing": traced, "metrics": False, "logs": False, "operation_spans": False, "exclude": is_quiet},
         redirect_slashes=False,  # a redirect would repeat the Host that the client claims
     )
     app.router.route_class = GuardedRoute
@@ -119,13 +123,22 @@ def _surround(app: FastAPI, door: Door, cors_origins: Sequence[str]) -> None:
             CORSMiddleware,
             allow_origins=cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "X-API-Key", "Content-Type", "Idempotency-Key", "Prefer", "X-Request-ID"],
+            allow_headers=_ALLOWED,
             expose_headers=_EXPOSED,
         )
     app.add_middleware(SecurityHeaders)
     app.add_middleware(RequestTelemetry)
 
 
+_ALLOWED = [
+    "Authorization",
+    "X-API-Key",
+    "Content-Type",
+    "Idempotency-Key",
+    "Prefer",
+    "X-Request-ID",
+    "traceparent",
+]
 _EXPOSED = [
     "Location",
     "Idempotent-Replayed",
@@ -134,6 +147,7 @@ _EXPOSED = [
     "RateLimit-Policy",
     "Retry-After",
     "X-Request-ID",
+    "traceparent",
 ]
 
 

@@ -17,7 +17,7 @@ from project import settings
 from project.errors import SettingsError
 from project.protocol import Protocol
 from project.security.exposure import refuse_exposure_without_keys
-from project.telemetry import logs
+from project.telemetry import logs, tracing
 
 GRACE_S = 30  # how long requests in hand may take after SIGTERM
 # uvicorn takes a worker that is silent for its default of 5 s for dead; a large claim on a busy machine is not.
@@ -29,6 +29,7 @@ def serve(chosen: settings.Settings) -> None:
     gc.disable()  # importing makes much and drops little: a fifth of the start was spent looking; `app` enables it
     logs.configure(chosen.logging)
     refuse_exposure_without_keys(chosen)
+    tracing.is_wanted()  # raises now what would be an application that does not load
     server = chosen.server
     password = server.ssl_keyfile_password
     _fresh_metrics(chosen.storage.data_dir)

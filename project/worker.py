@@ -35,7 +35,7 @@ from project.payments.settling import Failed, GivenUp, NotCancelled, Settler
 from project.security.door import Door
 from project.security.exposure import refuse_exposure_without_keys
 from project.security.ring import KeyRing
-from project.telemetry import logs
+from project.telemetry import logs, tracing
 from project.telemetry import saga_metrics as metrics
 from project.telemetry.logs import where
 
@@ -215,6 +215,7 @@ async def _run(chosen: settings.Settings) -> None:
             await Worker(chosen, client).run(stop)
         finally:
             await ring.close()
+            await tracing.stop()
 
 
 def work(chosen: settings.Settings) -> None:
@@ -224,6 +225,7 @@ def work(chosen: settings.Settings) -> None:
     """
     logs.configure(chosen.logging)
     refuse_exposure_without_keys(chosen)
+    tracing.start("claim_process-worker")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(chosen))
     _log.info("stopped")

@@ -29,6 +29,7 @@ class NewClaim:
     content: ParsedClaim = field(repr=False)
     key: str | None = None
     fingerprint: bytes = b""
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ def _claim_columns(claims: Sequence[NewClaim]) -> tuple[list[Any], ...]:
         [len(content.lines) for content in contents],
         [wire.encode(content.warnings).decode() if content.warnings else None for content in contents],
         [new_id() for _ in claims],
+        [claim.traceparent for claim in claims],
     )
 
 

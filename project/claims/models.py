@@ -98,6 +98,7 @@ class ClaimEvent(SQLModel, table=True):
     line_count: int
     detail: str | None = Field(default=None, sa_type=Text)
     published_at: datetime | None = Field(default=None, sa_column=Column(DateTime(timezone=True)))
+    traceparent: str | None = Field(default=None, sa_column=Column(String(55)), description="as the payment's was then")
 
 
 class Payment(SQLModel, table=True):
@@ -125,3 +126,6 @@ class Payment(SQLModel, table=True):
     payment_id: str | None = Field(default=None, sa_type=Text)
     last_error: str | None = Field(default=None, sa_type=Text)
     event_seq: int = Field(default=1, sa_column_kwargs={"server_default": text("1")})
+    traceparent: str | None = Field(
+        default=None, sa_column=Column(String(55)), description="W3C: of the request that made it due"
+    )

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
+from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from project import wire
@@ -25,7 +26,8 @@ from project.openapi import ProblemBody, problems
 from project.security.door import GuardedRoute, caller_of, needs
 from project.security.scopes import Scope
 from project.settings import IntakeSettings
-from project.telemetry import metrics
+from project.telemetry import metrics, tracing
+from project.telemetry.http import tell
 
 MEDIA = {"application/json": "json", "text/csv": "csv"}
 # Parsing more than this takes long enough to hold up the other requests of the process; so does unpacking what may
@@ -61,8 +63,11 @@ class ClaimRoutes:
         key = idempotency_key(request)
         received = await body.read(request, self._settings.max_body_bytes, self._body_timeout_s, self._arriving)
         parsed, fingerprint = await self._parsed(kind, received, packed=packed, keyed=key is not None)
-        claim = NewClaim(id=new_id(), client=caller_of(request).name, content=parsed, key=key, fingerprint=fingerprint)
-        [outcome] = await self._ledger.submit([claim])
+        claim = NewClaim(new_id(), caller_of(request).name, parsed, key, fingerprint, request.scope["traceparent"])
+        with tracing.step("store claim", SpanKind.INTERNAL, claim__id=str(claim.id), claim__lines=len(parsed.lines)):
+            [outcome] = await self._ledger.submit([claim])
+        if isinstance(outcome, Accepted | Replayed):
+            tell(request, claim=str(outcome.claim_id))
         return await self._answer(claim, outcome, minimal=prefers_minimal(request))
 
     async def _parsed(self, kind: str, received: bytes, *, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
@@ -151,6 +156,7 @@ class ClaimRoutes:
         if found is None:
             raise await self._missing(client, claim_id)
         claim, lines = found
+        tell(request, claim=str(claim_id))
         return wire.json_response({**stored_answer(claim), "lines": answers.lines(lines)})
 
     async def _missing(self, client: str | None, claim_id: UUID) -> Problem:
@@ -163,6 +169,7 @@ class ClaimRoutes:
         events = await queries.find_events(self._engine, caller_of(request).sees, claim_id)
         if not events:
             raise _not_found()
+        tell(request, claim=str(claim_id))
         return wire.json_response({"items": [answers.event(event) for event in events]})
 
     async def get_claims(self, request: Request, query: Annotated[schemas.ClaimsQuery, Query()]) -> Response:

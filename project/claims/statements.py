@@ -60,17 +60,19 @@ DELETE FROM idempotency_key WHERE (client, key) IN (
 )
 """
 
-# $1 id[], $2 client[], $3 claim_number[], $4 net_fee[], $5 line_count[], $6 warnings[], $7 event id[]
+# $1 id[], $2 client[], $3 claim_number[], $4 net_fee[], $5 line_count[], $6 warnings[], $7 event id[],
+# $8 traceparent[]
 CLAIMS = """
 WITH batch AS (
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[], $5::int[], $6::jsonb[], $7::uuid[])
-    AS row (id, client, claim_number, net_fee, line_count, warnings, event_id)
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::numeric[], $5::int[], $6::jsonb[], $7::uuid[],
+                         $8::text[])
+    AS row (id, client, claim_number, net_fee, line_count, warnings, event_id, traceparent)
 ), due AS (
-    INSERT INTO payment (claim_id, redrive_no, state, lease_no, attempts, next_attempt_at)
-    SELECT id, 0, 'due', 0, 0, now() FROM batch
+    INSERT INTO payment (claim_id, redrive_no, state, lease_no, attempts, next_attempt_at, traceparent)
+    SELECT id, 0, 'due', 0, 0, now(), traceparent FROM batch
 ), accepted AS (
-    INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count)
-    SELECT id, 1, event_id, 'claim.accepted', now(), client, client, net_fee, line_count FROM batch
+    INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count, traceparent)
+    SELECT id, 1, event_id, 'claim.accepted', now(), client, client, net_fee, line_count, traceparent FROM batch
 )
 INSERT INTO claim (id, client, claim_number, net_fee, line_count, status, redrive_no, warnings)
 SELECT id, client, claim_number, net_fee, line_count, 'accepted', 0, warnings FROM batch

@@ -79,8 +79,8 @@ async def find_letter(engine: AsyncEngine, letter_id: UUID) -> DeadLetter | None
     return DeadLetter(**members, claim=None if claim is None else json.loads(claim, parse_float=Decimal))
 
 
-async def redrive(connection: Any, letter_id: UUID, actor: str) -> Redriven:
-    """Sends a reversed claim again; of two that try at once, one does.
+async def redrive(connection: Any, letter_id: UUID, actor: str, traceparent: str | None = None) -> Redriven:
+    """Sends a reversed claim again, from now on as part of this trace; of two that try at once, one does.
 
     Raises a Problem: 404 no such letter; 409 its claim is not reversed (any more), or its number is another's.
     """
@@ -94,7 +94,7 @@ async def redrive(connection: Any, letter_id: UUID, actor: str) -> Redriven:
             holder = await connection.fetchval(statements.TAKE_NUMBER, client, number, claim_id)
             if holder != claim_id:
                 raise _number_taken(holder)
-        arguments = claim_id, redrive_no + 1, client, claim, amount, line_count, new_id(), actor
+        arguments = claim_id, redrive_no + 1, client, claim, amount, line_count, new_id(), actor, traceparent
         added = await connection.fetch(statements.RESTORE, *arguments)
         await connection.fetch(TOTALS, *([row[column] for row in added] for column in range(3)))
     return Redriven(claim_id, redrive_no + 1)

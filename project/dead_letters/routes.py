@@ -19,6 +19,7 @@ from project.ids import rfc3339
 from project.openapi import CURSOR, problems
 from project.security.door import GuardedRoute, caller_of, needs
 from project.security.scopes import Scope
+from project.telemetry.http import tell
 
 MASK = "***"
 CHANGES_AT_ONCE = 4
@@ -112,14 +113,16 @@ class LetterRoutes:
     async def redrive(self, request: Request, letter_id: UUID) -> Response:
         """Sends the claim again."""
         async with self._connection() as connection:
-            again = await queue.redrive(connection, letter_id, caller_of(request).name)
+            again = await queue.redrive(connection, letter_id, caller_of(request).name, request.scope["traceparent"])
         self._ring()
+        tell(request, claim=str(again.claim_id))
         return wire.json_response({"claim_id": str(again.claim_id), "redrive_no": again.redrive_no}, 202)
 
     async def discard(self, request: Request, letter_id: UUID) -> Response:
         """Gives the claim up for good and erases it."""
         async with self._connection() as connection:
-            await queue.discard(connection, letter_id, caller_of(request).name)
+            claim_id = await queue.discard(connection, letter_id, caller_of(request).name)
+        tell(request, claim=str(claim_id))
         return await self.get_letter(letter_id)
 
     @asynccontextmanager

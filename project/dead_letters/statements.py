@@ -23,7 +23,8 @@ WITH taken AS (
 SELECT claim_id FROM taken UNION ALL SELECT claim_id FROM claim_number WHERE claim_number = $2 AND client = $1
 """
 
-# $1 claim_id, $2 redrive_no, $3 client, $4 the letter's claim, $5 net_fee, $6 line_count, $7 event id, $8 actor.
+# $1 claim_id, $2 redrive_no, $3 client, $4 the letter's claim, $5 net_fee, $6 line_count, $7 event id, $8 actor,
+# $9 traceparent.
 # The claim as it was, due again; answers what it adds to the totals, NPI by NPI.
 RESTORE = """
 WITH kept AS (
@@ -39,12 +40,12 @@ WITH kept AS (
     FROM kept, jsonb_populate_recordset(NULL::claim_line, claim -> 'lines') AS line
     RETURNING provider_npi, net_fee
 ), redriven AS (
-    INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count)
-    SELECT $1, max(seq) + 1, $7, 'claim.redriven', now(), $8, $3, $5, $6 FROM claim_event WHERE claim_id = $1
+    INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count, traceparent)
+    SELECT $1, max(seq) + 1, $7, 'claim.redriven', now(), $8, $3, $5, $6, $9 FROM claim_event WHERE claim_id = $1
     RETURNING seq
 ), due AS (
-    INSERT INTO payment (claim_id, redrive_no, state, next_attempt_at, event_seq)
-    SELECT $1, $2, 'due', now(), seq FROM redriven
+    INSERT INTO payment (claim_id, redrive_no, state, next_attempt_at, event_seq, traceparent)
+    SELECT $1, $2, 'due', now(), seq, $9 FROM redriven
 )
 SELECT provider_npi, sum(net_fee), count(*) FROM lines GROUP BY provider_npi ORDER BY provider_npi
 """

@@ -12,11 +12,13 @@ from datetime import datetime
 from typing import Any
 
 import structlog
+from opentelemetry.trace import SpanKind
 
 from project import db, wire
 from project.ids import rfc3339
 from project.notifications.event_hub import EventHub, HubAway, Message
 from project.telemetry import saga_metrics as metrics
+from project.telemetry import tracing
 from project.telemetry.logs import where
 
 _log = structlog.get_logger("publisher")
@@ -26,8 +28,9 @@ POLL_S = 1.0
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 ANNOUNCED_CLAIMS = 500
+UNTRACED = tracing.Step(None)
 
-_COLUMNS = "claim_id, seq, type, at, actor, client, amount, line_count, detail"
+_COLUMNS = "claim_id, seq, type, at, actor, client, amount, line_count, detail, traceparent"
 # $1 how many: the first unpublished event of each claim
 UNPUBLISHED = f"""
 SELECT DISTINCT ON (claim_id) {_COLUMNS} FROM claim_event
@@ -51,10 +54,15 @@ WHERE claim_event.claim_id = chosen.claim_id AND at >= $1 AND published_at IS NO
 NOW = "SELECT now()"
 
 
-def cloud_event(source: str, row: Any) -> bytes:
-    """An event as CloudEvents 1.0 JSON with the `sequence` extension. No PHI: ids, amounts (USD) and our own words."""
+def cloud_event(source: str, row: Any, traceparent: str | None = None) -> bytes:
+    """An event as CloudEvents 1.0 JSON with the extensions `sequence` and, if it is part of a trace, `traceparent`.
+
+    No PHI: ids, amounts (USD) and our own words.
+    """
+    traced = {} if traceparent is None else {"traceparent": traceparent}
     return wire.encode(
         {
+            **traced,
             "specversion": "1.0",
             "id": f"{row['claim_id']}/{row['seq']}",
             "source": source,
@@ -81,12 +89,34 @@ async def publish_round(connection: Any, hub: EventHub, source: str) -> tuple[in
     rows: Sequence[Any] = await connection.fetch(UNPUBLISHED, ROUND)
     if not rows:
         return 0, 0
-    taken = await hub.send([Message(str(row["claim_id"]), cloud_event(source, row)) for row in rows])
+    taken = await _send(hub, source, rows)
     sent = [row for row, has in zip(rows, taken, strict=True) if has]
     if sent:
         await connection.execute(PUBLISHED, [row["claim_id"] for row in sent], [row["seq"] for row in sent])
     metrics.EVENTS_PUBLISHED.inc(len(sent))
     return len(rows), len(sent)
+
+
+async def _send(hub: EventHub, source: str, rows: Sequence[Any]) -> Sequence[bool]:
+    """Which of the events were taken; each that is part of a trace is a step of it."""
+    steps = [_step(row) if row["traceparent"] else UNTRACED for row in rows]
+    taken: Sequence[bool] = [False] * len(rows)
+    try:
+        taken = await hub.send(
+            [
+                Message(str(row["claim_id"]), cloud_event(source, row, step.traceparent))
+                for row, step in zip(rows, steps, strict=True)
+            ]
+        )
+    finally:
+        for step, has in zip(steps, taken, strict=True):
+            step.end(failed=not has)
+    return taken
+
+
+def _step(row: Any) -> tracing.Step:
+    about: dict[str, str | int] = {"claim__id": str(row["claim_id"]), "claim__seq": row["seq"]}
+    return tracing.begin(f"publish {row['type']}", SpanKind.PRODUCER, row["traceparent"], **about)
 
 
 async def announce(connection: Any, since: datetime) -> AsyncIterator[int]:

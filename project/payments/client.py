@@ -6,6 +6,8 @@ than CALL_S; what it cannot make sense of is Unknown, because the money may have
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,9 +17,11 @@ from uuid import UUID
 
 import aiohttp
 import msgspec
+from opentelemetry.trace import SpanKind
 
 from project.settings import PaymentsSettings
 from project.telemetry import saga_metrics as metrics
+from project.telemetry import tracing
 
 CALL_S = 5.0  # the whole of a call; a lease outlasts it
 ANSWER_BYTES = 64 * 1024  # an answer to one payment has no business being longer
@@ -41,6 +45,7 @@ class Due:
     net_fee: str
     providers: bytes
     line_count: int = 1
+    traceparent: str | None = None
 
     @property
     def key(self) -> str:
@@ -140,21 +145,22 @@ class PaymentsClient:
             due.net_fee.encode(),
             due.providers,
         )
-        started = time.perf_counter()
-        answer = await self._call("POST", "/payments", body, {"Idempotency-Key": due.key})
-        result = _result(answer) if isinstance(answer, _Answer) else answer
-        metrics.CALL_SECONDS.labels("pay").observe(time.perf_counter() - started)
-        metrics.ATTEMPTS.labels(type(result).__name__.lower()).inc()
+        with _call_of("pay", due) as call:
+            answer = await self._call("POST", "/payments", body, {"Idempotency-Key": due.key}, call.traceparent)
+            result = _result(answer) if isinstance(answer, _Answer) else answer
+            kind = type(result).__name__.lower()
+            call.tell(claim__result=kind)
+        metrics.ATTEMPTS.labels(kind).inc()
         return result
 
-    async def cancel(self, key: str) -> Cancelled | Unavailable | Unknown:
+    async def cancel(self, due: Due) -> Cancelled | Unavailable | Unknown:
         """Cancels what the key paid or may yet pay. Only Cancelled allows anybody to forget the claim."""
-        started = time.perf_counter()
-        answer = await self._call("POST", "/payments/cancel", msgspec.json.encode({"idempotency_key": key}), {})
-        metrics.CALL_SECONDS.labels("cancel").observe(time.perf_counter() - started)
-        if not isinstance(answer, _Answer):
-            return answer
-        return Cancelled() if answer.status == 200 else _try_again(answer)
+        body = msgspec.json.encode({"idempotency_key": due.key})
+        with _call_of("cancel", due) as call:
+            answer = await self._call("POST", "/payments/cancel", body, {}, call.traceparent)
+            if not isinstance(answer, _Answer):
+                return answer
+            return Cancelled() if answer.status == 200 else _try_again(answer)
 
     async def is_alive(self) -> bool:
         """Whether the service answers at all: asks for a payment that nobody made."""
@@ -162,9 +168,11 @@ class PaymentsClient:
         return isinstance(answer, _Answer) and answer.status in (200, 404)
 
     async def _call(
-        self, method: str, path: str, body: bytes | None, headers: dict[str, str]
+        self, method: str, path: str, body: bytes | None, headers: dict[str, str], traceparent: str | None = None
     ) -> _Answer | Unavailable | Unknown:
         assert self._session
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:
@@ -180,6 +188,16 @@ class PaymentsClient:
             return Unknown("connection lost")
         except (aiohttp.ClientError, ValueError):
             return Unknown("answer not understood")
+
+
+@contextmanager
+def _call_of(kind: str, due: Due) -> Iterator[tracing.Step]:
+    """Times a call, and makes it a step of the claim's trace."""
+    started = time.perf_counter()
+    about: dict[str, str | int] = {"claim__id": str(due.claim_id), "claim__attempt": due.attempts}
+    with tracing.step(f"payments {kind}", SpanKind.CLIENT, due.traceparent, **about) as step:
+        yield step
+    metrics.CALL_SECONDS.labels(kind).observe(time.perf_counter() - started)
 
 
 async def _read(response: aiohttp.ClientResponse) -> _Answer:

@@ -29,7 +29,7 @@ Step = Callable[[Due, float], Awaitable[object]]
 async def lease(connection: Any, statement: str, limit: int) -> list[Due]:
     """Takes up to `limit` due payments for LEASE_S seconds and counts an attempt for each; commits at once."""
     rows = await connection.fetch(statement, limit, timedelta(seconds=LEASE_S))
-    return [Due(row[0], row[1], row[2], row[3], row[4], row[5].encode(), row[6]) for row in rows]
+    return [Due(row[0], row[1], row[2], row[3], row[4], row[5].encode(), row[6], row[7]) for row in rows]
 
 
 class Lane:

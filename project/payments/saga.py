@@ -19,6 +19,7 @@ from project.payments.breaker import Breaker, State
 from project.payments.client import CALL_S, Cancelled, Due, Paid, Refused, Result, Unavailable, Unknown
 from project.payments.settling import Failed, GivenBack, GivenUp, NotCancelled, Outcome, Reversed, Settled
 from project.telemetry import saga_metrics as metrics
+from project.telemetry.trace_context import trace_id
 
 _log = structlog.get_logger("saga")
 
@@ -27,7 +28,7 @@ class Payments(Protocol):
     """What the steps need of the payments client."""
 
     async def pay(self, due: Due) -> Result: ...
-    async def cancel(self, key: str) -> Cancelled | Unavailable | Unknown: ...
+    async def cancel(self, due: Due) -> Cancelled | Unavailable | Unknown: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Steps:
 
     async def reverse(self, due: Due, expires: float) -> Outcome:
         """One attempt at a reversal. The claim is deleted only after payments confirmed that its key never pays."""
-        result = await self.payments.cancel(due.key)
+        result = await self.payments.cancel(due)
         outcome: Outcome
         if isinstance(result, Cancelled):
             outcome = Reversed(due)
@@ -88,10 +89,10 @@ class Steps:
 
 def _record(outcome: Outcome, changed: bool) -> None:
     """Counts what became of a step, and tells of what an operator may ask about."""
-    claim = str(outcome.due.claim_id)
+    about = _about(outcome.due)
     if not changed:
         metrics.FENCED.inc()
-        _log.info("lease_lost", claim=claim, redrive_no=outcome.due.redrive_no)
+        _log.info("lease_lost", **about)
         return
     match outcome:
         case Settled(due):
@@ -100,15 +101,22 @@ def _record(outcome: Outcome, changed: bool) -> None:
                 age_s = (datetime.now(UTC) - born_at(due.claim_id)).total_seconds()
                 metrics.TO_PAID_SECONDS.observe(max(age_s, 0.0))  # a clock may have been set back
         case Failed(due, detail, delay_s):
-            _log.info(
-                "payment_attempt_failed", claim=claim, attempt=due.attempts, why=detail, again_in_s=round(delay_s, 2)
-            )
-        case GivenUp(due, reason, detail):
+            told = {"attempt": due.attempts, "why": detail, "again_in_s": round(delay_s, 2)}
+            _log.info("payment_attempt_failed", **about, **told)
+        case GivenUp(_, reason, detail):
             metrics.GIVEN_UP.labels(reason).inc()
-            _log.warning("payment_given_up", claim=claim, redrive_no=due.redrive_no, reason=reason, why=detail)
+            _log.warning("payment_given_up", **about, reason=reason, why=detail)
         case NotCancelled(_, detail, delay_s):
             metrics.CANCEL_FAILURES.inc()
-            _log.warning("cancel_not_confirmed", claim=claim, why=detail, again_in_s=round(delay_s, 2))
+            _log.warning("cancel_not_confirmed", **about, why=detail, again_in_s=round(delay_s, 2))
         case Reversed():
             metrics.REVERSED.inc()
-            _log.info("claim_reversed", claim=claim, redrive_no=outcome.due.redrive_no)
+            _log.info("claim_reversed", **about)
+
+
+def _about(due: Due) -> dict[str, str | int]:
+    """What every line about a claim names."""
+    about: dict[str, str | int] = {"claim": str(due.claim_id), "redrive_no": due.redrive_no}
+    if due.traceparent is not None:
+        about["trace_id"] = trace_id(due.traceparent)
+    return about

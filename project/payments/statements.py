@@ -20,10 +20,10 @@ WITH picked AS (
 ), leased AS (
     UPDATE payment SET lease_no = lease_no + 1, attempts = attempts + 1, leased_until = now() + $2::interval
     FROM picked WHERE payment.claim_id = picked.claim_id
-    RETURNING payment.claim_id, payment.redrive_no, payment.lease_no, payment.attempts
+    RETURNING payment.claim_id, payment.redrive_no, payment.lease_no, payment.attempts, payment.traceparent
 )
 SELECT leased.claim_id, leased.redrive_no, leased.lease_no, leased.attempts, claim.net_fee::text AS net_fee,
-       {providers} AS providers, claim.line_count
+       {providers} AS providers, claim.line_count, leased.traceparent
 FROM leased JOIN claim ON claim.id = leased.claim_id
 """
 
@@ -49,7 +49,8 @@ WITH outcome AS (
     FROM outcome
     WHERE payment.claim_id = outcome.claim_id AND payment.redrive_no = outcome.redrive_no
       AND payment.lease_no = outcome.lease_no AND payment.leased_until IS NOT NULL AND payment.state = '{state}'
-    RETURNING payment.claim_id, payment.redrive_no, payment.event_seq, payment.attempts, outcome.event_id{own}
+    RETURNING payment.claim_id, payment.redrive_no, payment.event_seq, payment.attempts, payment.traceparent,
+              outcome.event_id{own}
 )"""
 
 # $5 payment_id[]
@@ -64,10 +65,11 @@ PAID = (
     )
     + """, paid AS (
     UPDATE claim SET status = 'paid', paid_at = now() FROM settled WHERE claim.id = settled.claim_id
-    RETURNING claim.id, claim.client, claim.net_fee, claim.line_count, settled.event_id, settled.event_seq
+    RETURNING claim.id, claim.client, claim.net_fee, claim.line_count, settled.event_id, settled.event_seq,
+              settled.traceparent
 )
-INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count)
-SELECT id, event_seq, event_id, 'claim.paid', now(), 'worker', client, net_fee, line_count FROM paid
+INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count, traceparent)
+SELECT id, event_seq, event_id, 'claim.paid', now(), 'worker', client, net_fee, line_count, traceparent FROM paid
 RETURNING claim_id
 """
 )
@@ -83,8 +85,9 @@ FAILED = (
         own=", outcome.detail",
     )
     + """
-INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count, detail)
-SELECT id, event_seq, event_id, 'claim.attempt_failed', now(), 'worker', client, net_fee, line_count, detail
+INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count, detail, traceparent)
+SELECT id, event_seq, event_id, 'claim.attempt_failed', now(), 'worker', client, net_fee, line_count, detail,
+       traceparent
 FROM settled JOIN claim ON claim.id = settled.claim_id
 RETURNING claim_id
 """
@@ -117,7 +120,8 @@ GIVEN_UP = (
     SELECT settled.*, payment.attempts AS used_attempts FROM settled JOIN payment USING (claim_id)
 ), reversing AS (
     UPDATE claim SET status = 'reversing' FROM used WHERE claim.id = used.claim_id
-    RETURNING claim.*, used.event_id, used.event_seq, used.reason, used.detail, used.used_attempts
+    RETURNING claim.*, used.event_id, used.event_seq, used.reason, used.detail, used.used_attempts,
+              used.traceparent
 ), letter AS (
     INSERT INTO dead_letter (claim_id, redrive_no, id, client, reason, detail, attempts, amount, line_count, claim,
                              state, created_at)
@@ -128,9 +132,9 @@ GIVEN_UP = (
            'waiting', now()
     FROM reversing
 )
-INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count, detail)
+INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count, detail, traceparent)
 SELECT id, event_seq, event_id, 'claim.reversing', now(), 'worker', client, net_fee, line_count,
-       reason || ': ' || detail
+       reason || ': ' || detail, traceparent
 FROM reversing
 RETURNING claim_id
 """
@@ -166,11 +170,12 @@ WITH outcome AS (
     DELETE FROM payment USING outcome
     WHERE payment.claim_id = outcome.claim_id AND payment.redrive_no = outcome.redrive_no
       AND payment.lease_no = outcome.lease_no AND payment.state = 'reversing'
-    RETURNING payment.claim_id, payment.redrive_no, payment.event_seq + 1 AS event_seq, outcome.event_id
+    RETURNING payment.claim_id, payment.redrive_no, payment.event_seq + 1 AS event_seq, payment.traceparent,
+              outcome.event_id
 ), gone AS (
     DELETE FROM claim USING settled WHERE claim.id = settled.claim_id
     RETURNING claim.id, claim.client, claim.claim_number, claim.net_fee, claim.line_count,
-              settled.event_id, settled.event_seq
+              settled.event_id, settled.event_seq, settled.traceparent
 ), released AS (
     DELETE FROM claim_number USING gone
     WHERE claim_number.claim_number = gone.claim_number AND claim_number.client = gone.client
@@ -180,8 +185,9 @@ WITH outcome AS (
     WHERE dead_letter.claim_id = settled.claim_id AND dead_letter.redrive_no = settled.redrive_no
     RETURNING dead_letter.claim_id, dead_letter.reason
 ), told AS (
-    INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count, detail)
-    SELECT id, event_seq, event_id, 'claim.reversed', now(), 'worker', client, net_fee, line_count, reason
+    INSERT INTO claim_event (claim_id, seq, id, type, at, actor, client, amount, line_count, detail, traceparent)
+    SELECT id, event_seq, event_id, 'claim.reversed', now(), 'worker', client, net_fee, line_count, reason,
+           traceparent
     FROM gone LEFT JOIN closed ON closed.claim_id = gone.id
 ), lines AS (
     DELETE FROM claim_line USING settled WHERE claim_line.claim_id = settled.claim_id

@@ -6,17 +6,18 @@ Installed by `app`, outside everything else of ours. Plain ASGI, because it runs
 import ipaddress
 import re
 import time
+from collections.abc import MutableMapping
 from functools import lru_cache
 from http import HTTPStatus
 from secrets import token_hex
 from typing import Any
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from project.errors import Problem
-from project.telemetry import metrics
+from project.telemetry import metrics, trace_context, tracing
 from project.telemetry.logs import where
 from project.wire import problem_response
 
@@ -35,9 +36,32 @@ def _meters(method: str, route: str, status: int) -> tuple[Any, Any]:
     )
 
 
+def is_quiet(scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request is a probe or a scrape, of which no span is made."""
+    return scope["path"] in _QUIET
+
+
 def _route_template(scope: Scope) -> str:
     """`/claims/{claim_id}`, never the path itself, which holds whatever a client sent."""
     return getattr(scope.get("route"), "path", None) or "unmatched"
+
+
+def tell(request: HTTPConnection, **fields: str) -> None:
+    """Adds fields to the request's log line: ids of ours, never a value that a client sent."""
+    request.scope.setdefault("told", {}).update(fields)
+
+
+def _correlation(scope: Scope) -> tuple[str, str | None]:
+    """The request's id and, if it is part of a trace, its traceparent. What is not well formed counts as absent."""
+    request_id = ""
+    offered: list[bytes] = []
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            request_id = value.decode("latin-1")
+        elif name == b"traceparent":
+            offered.append(value)
+    traceparent = trace_context.accepted(offered[0].decode("latin-1")) if len(offered) == 1 else None
+    return request_id if _REQUEST_ID.match(request_id) else token_hex(8), tracing.here() or traceparent
 
 
 def _address(scope: Scope) -> str:
@@ -49,7 +73,11 @@ def _address(scope: Scope) -> str:
 
 
 class RequestTelemetry:
-    """Gives each request an id (the client's X-Request-ID if it is fit to log), counts, times and logs it."""
+    """Gives each request an id (the client's X-Request-ID if it is fit to log), counts, times and logs it.
+
+    The answer bears the id as X-Request-ID, and the request's `traceparent`: of its span where traces are made, else
+    the one that it came with. `scope["traceparent"]` is what a claim takes along.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -60,16 +88,20 @@ class RequestTelemetry:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        offered = Headers(scope=scope).get("x-request-id", "")
-        request_id = offered if _REQUEST_ID.match(offered) else token_hex(8)
+        request_id, traceparent = _correlation(scope)
+        correlated = [(b"x-request-id", request_id.encode())]
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        if traceparent is not None:
+            correlated.append((b"traceparent", traceparent.encode()))
+            structlog.contextvars.bind_contextvars(trace_id=trace_context.trace_id(traceparent))
+        scope["traceparent"] = traceparent
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                message["headers"] = [*message["headers"], *correlated]
             await send(message)
 
         try:
@@ -93,6 +125,7 @@ class RequestTelemetry:
         told = {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}
         if caller := scope.get("caller"):
             told["client"] = caller.name
+        told |= scope.get("told", {})
         if status in (401, 403):
             told["peer"] = _address(scope)  # who tries keys; otherwise an address is nobody's business
         log("request", **told)

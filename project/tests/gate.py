@@ -14,7 +14,8 @@ from aiohttp import ClientSession, web
 class Gate:
     """`before` and `after` are called with the path of each call, in a thread of their own; it waits for them.
 
-    `calls` are the paths so far, `answers` the statuses that the service behind gave, also to a caller that has left.
+    `calls` are the paths so far, `traceparents` what they bore; `answers` are the statuses that the service behind gave,
+    also to a caller that has left.
     """
 
     def __init__(self, target: str) -> None:
@@ -22,6 +23,7 @@ class Gate:
         self.before: Callable[[str], None] = lambda path: None
         self.after: Callable[[str], None] = lambda path: None
         self.calls: list[str] = []
+        self.traceparents: list[str | None] = []
         self.answers: list[int] = []
         self._target = target
         self._loop = asyncio.new_event_loop()
@@ -29,6 +31,7 @@ class Gate:
 
     async def _pass_on(self, request: web.Request) -> web.Response:
         self.calls.append(request.path)
+        self.traceparents.append(request.headers.get("traceparent"))
         content = await request.read()  # first, since a caller that leaves takes an unread body along
         await asyncio.to_thread(self.before, request.path)
         async with (

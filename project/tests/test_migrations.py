@@ -11,7 +11,7 @@ import pytest
 from alembic import command
 
 from project import schema
-from project.revision import is_migrated
+from project.revision import is_migrated, known_revisions
 from project.tests.rows import store_claims
 from project.tests.service import environment
 
@@ -60,11 +60,12 @@ def test_many_processes_may_migrate_at_once(empty_database_url: str, tmp_path: P
     surroundings = environment(tmp_path, DATABASE_URL=empty_database_url)
     running = [subprocess.Popen(argv, env=surroundings, stdout=subprocess.DEVNULL) for _ in range(3)]
     assert [process.wait(60) for process in running] == [0, 0, 0]
-    assert fetch(empty_database_url, "SELECT version_num FROM alembic_version") == ["0004"]
+    assert fetch(empty_database_url, "SELECT version_num FROM alembic_version") == [known_revisions()[-1]]
 
 
 @pytest.mark.parametrize(
-    ("revision", "ready"), [("0001", False), ("0003", False), ("0004", True), ("9999", True), (None, False)]
+    ("revision", "ready"),
+    [("0001", False), *zip(known_revisions()[-2:], (False, True), strict=True), ("9999", True), (None, False)],
 )
 async def test_a_database_is_ready_at_our_revision_or_beyond(
     database_url: str, revision: str | None, ready: bool
@@ -79,8 +80,8 @@ async def test_a_database_is_ready_at_our_revision_or_beyond(
 
 def test_what_the_planner_had_learnt_of_subscribers_is_forgotten(database_url: str) -> None:
     known = "SELECT attname FROM pg_stats WHERE attname IN ('subscriber_id', 'claim', 'group_id')"
-    schema.downgrade(database_url, "0002")
     asyncio.run(store_claims(database_url, 3))
+    schema.downgrade(database_url, "0002")
     fetch(database_url, "ANALYZE")
     assert sorted(fetch(database_url, known)) == ["group_id", "subscriber_id"]
     schema.upgrade(database_url)

@@ -138,8 +138,8 @@ class Simulation:
         result: Result = await self._call(Request("pay", due.key, str(due.claim_id), due.net_fee))
         return result
 
-    async def cancel(self, key: str) -> Cancelled | Unavailable | Unknown:
-        result: Cancelled | Unavailable | Unknown = await self._call(Request("cancel", key))
+    async def cancel(self, due: Due) -> Cancelled | Unavailable | Unknown:
+        result: Cancelled | Unavailable | Unknown = await self._call(Request("cancel", due.key))
         return result
 
     async def _call(self, request: Request) -> Any:

@@ -188,7 +188,7 @@ async def test_a_date_in_retry_after_counts_from_now() -> None:
 async def test_nobody_there_is_unavailable_and_nothing_was_sent() -> None:
     async with PaymentsClient(f"http://127.0.0.1:{free_port()}", PaymentsSettings()) as client:
         assert await client.pay(DUE) == Unavailable("unreachable")
-        assert await client.cancel(DUE.key) == Unavailable("unreachable")
+        assert await client.cancel(DUE) == Unavailable("unreachable")
         assert not await client.is_alive()
 
 
@@ -228,7 +228,7 @@ async def test_a_dripping_answer_ends_with_the_call() -> None:
 async def test_only_200_confirms_a_cancellation(answer: bytes, is_result: Callable[[object], bool]) -> None:
     async with scripted() as (service, client):
         service.answer = answer
-        assert is_result(await client.cancel(DUE.key))
+        assert is_result(await client.cancel(DUE))
         assert service.requests[0].endswith(b'{"idempotency_key":"00000000-0000-0000-0000-000000000007:2"}')
 
 

@@ -107,14 +107,14 @@ async def test_many_workers_never_lease_one_payment_twice(database_url: str) -> 
 
 
 async def test_leases_take_the_longest_due_first_and_use_the_queues_index(database_url: str, connection: Any) -> None:
-    claims = [new_claim() for _ in range(30)]
+    claims = [new_claim() for _ in range(500)]
     await store(database_url, claims)
     await connection.execute(
         "UPDATE payment SET next_attempt_at = now() - interval '1 h' WHERE claim_id = $1", claims[20].id
     )
     [due] = await leased(connection, limit=1)
     assert due.claim_id == claims[20].id
-    await connection.execute("SET enable_seqscan = off")
+    await connection.execute("ANALYZE payment, claim, claim_line")
     plan = await connection.fetch("EXPLAIN " + statements.LEASE_DUE.replace("$1", "10").replace("$2", "'10 s'"))
     assert "ix_payment_due" in str(plan)
 
