@@ -51,7 +51,7 @@ CLOSE_S = 2.0  # to say goodbye on all connections of the pool; a database that 
 def create_app(using: settings.Settings | None = None) -> FastAPI:
     """The whole service of one web process, from `using` or else from the environment."""
     chosen = using or settings.load()
-    logs.configure(chosen.logging)
+    logs.configure(chosen.logging, "web")
     traced = tracing.start("claim_process-web")
     url = db.database_url(chosen.storage)
     engine = db.create_engine(url, chosen.storage.database_pool_size)
@@ -92,6 +92,7 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
     app = FastAPI(
         title=chosen.logging.app_name,
         summary="Takes in claims, computes their net fees and ranks providers by them.",
+        description=_DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
         docs_url=None,
@@ -130,6 +131,10 @@ def _surround(app: FastAPI, door: Door, cors_origins: Sequence[str]) -> None:
     app.add_middleware(RequestTelemetry)
 
 
+_DESCRIPTION = """
+Every answer bears `X-Request-ID`, the request's own if it has one (8 to 64 of `A-Za-z0-9._-`). A W3C `traceparent` is
+taken over, answered, and kept with the claim: payments and the claim's events bear it, too.
+"""
 _ALLOWED = [
     "Authorization",
     "X-API-Key",

@@ -33,7 +33,7 @@ def downgrade(database_url: str, revision: str) -> None:
 def main() -> None:
     """Migrates the settings' database. Raises ServiceError, one line for a person, when it is away."""
     chosen = settings.load()
-    logs.configure(chosen.logging)
+    logs.configure(chosen.logging, "migrate")
     try:
         upgrade(db.database_url(chosen.storage))
     except db.AWAY as error:

@@ -27,7 +27,7 @@ WORKER_SILENCE_S = 30
 def serve(chosen: settings.Settings) -> None:
     """Serves until SIGTERM or SIGINT, WEB_WORKERS processes on one socket; returns when all requests are answered."""
     gc.disable()  # importing makes much and drops little: a fifth of the start was spent looking; `app` enables it
-    logs.configure(chosen.logging)
+    logs.configure(chosen.logging, "web")
     refuse_exposure_without_keys(chosen)
     tracing.is_wanted()  # raises now what would be an application that does not load
     server = chosen.server

@@ -7,7 +7,6 @@ the database does not hold as done is found again by whoever comes next.
 """
 
 import asyncio
-import os
 import random
 import signal
 import sys
@@ -210,8 +209,7 @@ async def _run(chosen: settings.Settings) -> None:
     ):
         ring.start()  # only now, since a process whose port is taken ends at once
         try:
-            logging = chosen.logging
-            _log.info("started", app=logging.app_name, environment=logging.environment, pid=os.getpid())
+            _log.info("started", app=chosen.logging.app_name, environment=chosen.logging.environment)
             await Worker(chosen, client).run(stop)
         finally:
             await ring.close()
@@ -223,7 +221,7 @@ def work(chosen: settings.Settings) -> None:
 
     Raises ServiceError, one line for a person, when METRICS_PORT is taken or strangers could connect without a key.
     """
-    logs.configure(chosen.logging)
+    logs.configure(chosen.logging, "worker")
     refuse_exposure_without_keys(chosen)
     tracing.start("claim_process-worker")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

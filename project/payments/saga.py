@@ -97,6 +97,7 @@ def _record(outcome: Outcome, changed: bool) -> None:
     match outcome:
         case Settled(due):
             metrics.PAID.inc()
+            _log.debug("claim_paid", **about)
             if due.redrive_no == 0:
                 age_s = (datetime.now(UTC) - born_at(due.claim_id)).total_seconds()
                 metrics.TO_PAID_SECONDS.observe(max(age_s, 0.0))  # a clock may have been set back

@@ -240,7 +240,7 @@ async def _application(chosen: settings.Settings) -> web.Application:
 
 def serve(chosen: settings.Settings) -> None:
     """Serves until SIGTERM or SIGINT; calls in hand are finished."""
-    logs.configure(chosen.logging)
+    logs.configure(chosen.logging, "payments")
     web.run_app(
         _application(chosen),
         host=chosen.stand_in_host,

@@ -6,6 +6,7 @@ because its text may quote a row.
 """
 
 import logging
+import os
 import sys
 import traceback
 from typing import Any
@@ -18,6 +19,7 @@ from project.settings import LogSettings
 
 # Libraries that log what we log ourselves, or that print keys and tracebacks of expected faults.
 _SILENCED = ("redis_fastapi", "uvicorn.access")
+_FIRST = ("timestamp", "level", "process", "pid", "event")
 
 
 def where(error: BaseException) -> str:
@@ -28,11 +30,13 @@ def where(error: BaseException) -> str:
 
 
 def _as_json(event: EventDict, **_: Any) -> bytes:
-    return msgspec.json.encode(event)
+    """When, how bad, who, what; then the event's own fields."""
+    first = {name: event.pop(name, None) for name in _FIRST}
+    return msgspec.json.encode({**first, **event})
 
 
 def _as_json_text(event: EventDict, **_: Any) -> str:
-    return msgspec.json.encode(event).decode()
+    return _as_json(event).decode()
 
 
 def _exception_as_place(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -47,14 +51,19 @@ def _exception_as_place(_: WrappedLogger, __: str, event: EventDict) -> EventDic
     return event
 
 
-def configure(settings: LogSettings) -> None:
-    """Sets up structlog and the standard library's logging alike; the last call holds."""
+def configure(settings: LogSettings, process: str) -> None:
+    """Sets up structlog and the standard library's logging alike; the last call holds.
+
+    Every line names the `process` that this is (web, worker, payments, migrate), since they often share a stream.
+    """
+    named = {"process": process, "pid": os.getpid()}
     terminal = sys.stderr.isatty()
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        lambda _, __, event: {**event, **named},
         _exception_as_place,
     ]
     renderer = structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer(_as_json)
