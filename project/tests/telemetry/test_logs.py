@@ -2,14 +2,18 @@
 
 import ast
 import json
+import os
+import pty
 import re
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from project.tests.conftest import Run
 from project.tests.saga import Saga
-from project.tests.service import ROOT, Service, line, wait_until
+from project.tests.service import ROOT, WEB, Service, environment, free_port, line, wait_until
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 
@@ -74,6 +78,22 @@ def test_reads_of_a_claim_name_it_and_those_of_none_do_not(service: Service) -> 
         "all three are logged",
     )
     assert [json.loads(row).get("claim") for row in rows] == [claim_id, claim_id, None]
+
+
+def test_a_person_at_a_terminal_reads_text(tmp_path: Path) -> None:
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(WEB, env=environment(tmp_path, PORT=str(free_port())), stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while b"environment" not in shown:  # of the line `started`
+            shown += os.read(terminal, 4096)
+    finally:
+        process.terminate()
+        process.wait(20)
+        os.close(terminal)
+    assert b"started" in shown
+    assert b'{"' not in shown
 
 
 @pytest.mark.parametrize(("level", "paid", "given_up"), [("debug", 1, 1), ("info", 0, 1), ("error", 0, 0)])
