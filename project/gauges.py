@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from project import audit
 from project.ids import born_at
 
-FULL_EVERY_S = 300.0  # the books and the count of all paid claims read whole tables
+FULL_EVERY_S = 300.0  # the books, torn claims and the count of all paid claims read whole tables
 
 _REASONS = ("refused", "exhausted")
 _STATES = ("waiting", "reversed", "redriven", "discarded")
@@ -27,12 +27,14 @@ class DatabaseGauges(Collector):
         self._backlog: audit.Backlog | None = None
         self._paid = 0
         self._difference = 0.0
+        self._torn = 0
         self._full_at = 0.0
 
     async def refresh(self, connection: Any) -> None:
         """Reads the queues, and every FULL_EVERY_S seconds the books."""
         if not self._full_at or time.monotonic() - self._full_at >= FULL_EVERY_S:
             self._difference = float((await audit.books(connection)).difference)
+            self._torn = await audit.torn(connection)
             self._paid = await audit.paid(connection)
             self._full_at = time.monotonic()
         self._backlog = await audit.backlog(connection)
@@ -61,3 +63,4 @@ class DatabaseGauges(Collector):
         yield GaugeMetricFamily("oldest_unpaid_claim_seconds", "Age of the oldest claim not paid yet.", max(age_s, 0.0))
         yield GaugeMetricFamily("events_unpublished", "Events that the hub has not taken yet.", backlog.unpublished)
         yield GaugeMetricFamily("ledger_difference_usd", "How far the books are apart; 0.", self._difference)
+        yield GaugeMetricFamily("claims_torn", "Claims that contradict their payment; 0.", self._torn)

@@ -29,4 +29,5 @@ async def keep_house(connection: Any, key_retention_s: int, letter_retention_s: 
             metrics.EXPIRED.labels(table).inc(count)
             if count < AT_ONCE:
                 break
+    metrics.HOUSE_KEPT.set_to_current_time()
     return deleted

@@ -1,6 +1,7 @@
 """Every metric of a worker. One process serves them (METRICS_PORT), so they live in memory; called by the saga.
 
-Gauges that are read from the database come from `telemetry.database_gauges`, in one worker only.
+Gauges that are read from the database come from `gauges`, in one worker only. What alert rules look at is there from
+the start, as 0.
 """
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -25,8 +26,17 @@ IN_FLIGHT = Gauge("saga_in_flight", "Leased payments in this worker's hands.", [
 EVENTS_PUBLISHED = Counter("events_published_total", "Events that the hub took.")
 HUB_FAILURES = Counter("event_hub_failures_total", "Rounds of publishing that the hub did not take.")
 EXPIRED = Counter("housekeeping_deleted_total", "Rows past their retention that were deleted.", ["table"])
+HOUSE_KEPT = Gauge("housekeeping_done_timestamp_seconds", "When this worker last kept house to the end; 0: never yet.")
 
 for _result in ("paid", "refused", "unavailable", "unknown"):
     ATTEMPTS.labels(_result)
 for _reason in ("refused", "exhausted"):
     GIVEN_UP.labels(_reason)
+for _call in ("pay", "cancel"):
+    CALL_SECONDS.labels(_call)
+for _reason in ("database_away", "statement"):
+    SETTLE_FAILURES.labels(_reason)
+for _lane in ("pay", "reverse"):
+    IN_FLIGHT.labels(_lane)
+for _table in ("idempotency_key", "dead_letter"):
+    EXPIRED.labels(_table)
