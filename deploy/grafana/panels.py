@@ -51,7 +51,7 @@ OBJECTIVES = (
         "percentunit",
         (
             (
-                "1 - (sum_over_time(slo:bad:rate1m[30d:1m]) / sum_over_time(slo:total:rate1m[30d:1m]))"
+                "1 - (sum_over_time(slo:bad:rate1m[30d]) / sum_over_time(slo:total:rate1m[30d]))"
                 " / on (slo) slo:budget:ratio",
                 "{{slo}}",
             ),

@@ -102,6 +102,18 @@ def redis_url(places: Places) -> str:
     return _empty_redis(places)
 
 
+@pytest.fixture(scope="module")
+def shared_database_url(template: Places) -> Iterator[str]:
+    """A migrated database that the tests of a module share."""
+    yield from _new_database(template, DATABASE)
+
+
+@pytest.fixture(scope="module")
+def shared_redis_url(places: Places) -> str:
+    """An empty Redis database that the tests of a module share."""
+    return _empty_redis(places)
+
+
 Run = Callable[..., AbstractContextManager[Service]]
 
 
@@ -118,19 +130,17 @@ def serve(database_url: str, redis_url: str, tmp_path: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def service(template: Places, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(
+    shared_database_url: str, shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """A web service with a database and a Redis of its own, shared by the tests of a module."""
-    databases = _new_database(template, DATABASE)
-    database_url = next(databases)
     settings = {
-        "DATABASE_URL": database_url,
-        "REDIS_URL": _empty_redis(template),
+        "DATABASE_URL": shared_database_url,
+        "REDIS_URL": shared_redis_url,
         "TOP_PROVIDER_RATE_LIMIT": "1000000/minute",
     }
     with running(tmp_path_factory.mktemp("web"), settings) as started:
-        started.database_url = database_url
         yield started
-    next(databases, None)
 
 
 @pytest.fixture
