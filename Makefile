@@ -61,8 +61,8 @@ chaos: .venv/for-test
 	$(VENV) -m project.tests.chaos
 
 # What `make test-system` needs from the system's packages (Debian's names), and the programs that it looks for.
-SYSTEM_PACKAGES = chromium
-SYSTEM_PROGRAMS = chromium
+SYSTEM_PACKAGES = chromium prometheus
+SYSTEM_PROGRAMS = chromium prometheus promtool
 
 test-system: .venv/for-test
 	@for program in $(SYSTEM_PROGRAMS); do command -v $$program >/dev/null || \

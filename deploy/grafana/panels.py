@@ -102,7 +102,7 @@ INTAKE = (
     ),
     Panel(
         "Time of POST /claims",
-        "From the first byte of the request to the last of the answer. The objective is 0.5 s for 99 %.",
+        "From the request's headers to the last byte of the answer. The objective is 0.5 s for 99 %.",
         "s",
         quantiles("http_request_duration_seconds", CLAIMS),
         limits=(0.5,),

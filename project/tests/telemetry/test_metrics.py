@@ -7,7 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2
+import pytest
+from fastapi.routing import APIRoute, iter_route_contexts
 
+from project import settings
+from project.app import create_app
+from project.telemetry.metrics import ROUTES
 from project.tests.conftest import Run
 from project.tests.service import Service, line, wait_until
 
@@ -77,6 +82,35 @@ def test_it_stays_readable_and_exact_when_a_process_is_killed(serve: Run) -> Non
         seen = samples(service)
         assert seen["claims_accepted_total"] == 50
         assert seen["database_pool_size"] == 4 * 8
+
+
+def test_every_route_that_is_served_has_series_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    routes = [context.original_route for context in iter_route_contexts(create_app(settings.load()).routes)]
+    served = {(method, one.path) for one in routes if isinstance(one, APIRoute) for method in one.methods or ()}
+    assert served == ROUTES
+
+
+def test_whatever_is_not_served_makes_one_series(service: Service) -> None:
+    for method in ("GET", "PUT", "DELETE", "PROPFIND"):
+        for path in ("/claims", "/claims/1/events", "/nowhere"):
+            service.http.request(method, path)
+    kinds = {re.sub(r',status="\d+"', "", name) for name in samples(service) if name.startswith("http_requests_total")}
+    served = {f'http_requests_total{{method="{method}",route="{route}"}}' for method, route in ROUTES}
+    assert kinds - served == {'http_requests_total{method="OTHER",route="unmatched"}'}
+
+
+def test_what_alert_rules_look_at_is_there_before_it_happens(service: Service) -> None:
+    seen = samples(service)
+    for name in (
+        'http_requests_total{method="GET",route="/readyz",status="503"}',
+        'http_requests_total{method="POST",route="/claims",status="500"}',
+        'ledger_failures_total{reason="lost_commit"}',
+        'ranking_cache_total{result="error"}',
+        "requests_shed_total",
+        "limiter_degraded_total",
+    ):
+        assert seen[name] == 0
 
 
 def test_no_label_takes_a_value_from_input(service: Service) -> None:
