@@ -1,6 +1,7 @@
 """What a worker does beside paying: it leads or follows, keeps house, and shows its gauges."""
 
 import signal
+import time
 from datetime import timedelta
 
 from project.tests.saga import Saga, Worker
@@ -39,7 +40,7 @@ def test_gauges_tell_what_is_in_the_queues(saga: Saga) -> None:
 
 def test_every_promised_series_is_there_before_anything_happened(saga: Saga) -> None:
     worker = saga.worker()
-    wait_until(lambda: leads(worker), "it leads")
+    wait_until(lambda: worker.metric("claims_torn") is not None, "it leads, and has read the books")
     for sample in (
         'payment_attempts_total{result="unknown"}',
         'claims_given_up_total{reason="exhausted"}',
@@ -49,9 +50,23 @@ def test_every_promised_series_is_there_before_anything_happened(saga: Saga) -> 
         "oldest_unpaid_claim_seconds",
         "events_unpublished",
         "ledger_difference_usd",
+        "claims_torn",
         "saga_settle_batch_count",
+        'saga_settle_failures_total{reason="statement"}',
+        'payment_call_seconds_count{call="cancel"}',
     ):
         assert worker.metric(sample) == 0, sample
+
+
+def test_whoever_takes_the_lead_looks_at_the_books_and_keeps_house_at_once(saga: Saga) -> None:
+    saga.submit(2)
+    saga.fetch("UPDATE provider_net_fee SET net_fee = net_fee + 0.01")
+    saga.fetch("DELETE FROM payment WHERE claim_id = (SELECT id FROM claim LIMIT 1)")
+    worker = saga.worker()
+    wait_until(lambda: worker.metric("claims_torn") == 1, "a torn claim is told of", within_s=10)
+    assert worker.metric("ledger_difference_usd") == 0.01
+    kept = "housekeeping_done_timestamp_seconds"
+    wait_until(lambda: time.time() - (worker.metric(kept) or 0) < 60, "house was kept", within_s=10)
 
 
 def test_house_is_kept(saga: Saga) -> None:
