@@ -54,7 +54,7 @@ def drawn(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
     }
     if panel.least is not None:
         defaults["min"] = panel.least
-    return {
+    shown = {
         "id": number,
         "type": panel.kind,
         "title": panel.title,
@@ -77,6 +77,10 @@ def drawn(panel: Panel, number: int, x: int, y: int) -> dict[str, Any]:
             for at, (expression, legend) in enumerate(panel.targets)
         ],
     }
+    if panel.kind == "table":  # names and labels are all that it tells
+        columns = {"excludeByName": {"Time": True, "Value": True}}
+        shown["transformations"] = [{"id": "organize", "options": columns}]
+    return shown
 
 
 def laid_out(rows: Iterable[tuple[str, tuple[Panel, ...]]]) -> Iterator[dict[str, Any]]:

@@ -23,6 +23,7 @@ class Prometheus(Daemon):
 
     def __init__(self, folder: Path, web: Sequence[str], workers: Sequence[str], key: str) -> None:
         port = free_port()
+        self.key = key
         self.etc = folder / "etc"
         shutil.copytree(PROMETHEUS, self.etc)
         (folder / "metrics_key").write_text(key + "\n")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import subprocess
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -136,6 +137,13 @@ def test_every_series_that_rules_and_dashboard_name_exists(watched: Watched) -> 
 def test_every_expression_is_answered(watched: Watched) -> None:
     assert unanswered(watched.prometheus, [one for one in dashboard_expressions() if "ALERTS" not in one]) == []
     assert watched.prometheus.failing_rules() == []
+
+
+def test_the_names_of_metrics_are_as_they_should_be(watched: Watched) -> None:
+    for url in (watched.web.url, watched.saga.workers[0].url):
+        page = httpx2.get(f"{url}/metrics", headers=bearing(watched.prometheus.key)).raise_for_status().content
+        done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_nobody_is_woken_while_all_is_well(watched: Watched) -> None:
