@@ -107,7 +107,7 @@ def laid_out(rows: Iterable[tuple[str, tuple[Panel, ...]]]) -> Iterator[dict[str
 
 
 def dashboard() -> dict[str, Any]:
-    """The whole dashboard, in the form of Grafana 11 and 12."""
+    """The whole dashboard, in the form that Grafana takes since 11."""
     return {
         "uid": "claim-process",
         "title": "claim_process",
