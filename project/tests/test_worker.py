@@ -34,7 +34,7 @@ def test_gauges_tell_what_is_in_the_queues(saga: Saga) -> None:
     wait_until(lambda: worker.metric(refused) == 1 and worker.metric(GAUGE) == 3, "the gauges are fresh", within_s=10)
     assert worker.metric('payments{state="reversing"}') == 0
     assert 0 < (worker.metric("oldest_unpaid_claim_seconds") or 0) < 60
-    assert worker.metric("ledger_difference_usd") == 0
+    wait_until(lambda: worker.metric("ledger_difference_usd") == 0, "the books are read", within_s=10)
     wait_until(lambda: worker.metric("events_unpublished") == 0, "all events are published", within_s=10)
 
 
