@@ -8,6 +8,7 @@ The callbacks (on_*) are called by the parser while it is fed; raising _Verdict 
 """
 
 import asyncio
+import ipaddress
 from typing import Any
 
 import httptools
@@ -92,6 +93,7 @@ class Protocol(HttpToolsProtocol):
         self._uploading = False  # the latest request is being answered, and its body is not here yet
         self._shed = False  # the request is refused; what is left of it is not looked at
         self._deaf = False  # nothing of this connection is looked at any more
+        self._leaving = False  # the process has been told to stop: the next answer is the last
         self._answering: RequestResponseCycle | None = None  # the latest that was begun; others may wait behind it
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
@@ -119,6 +121,25 @@ class Protocol(HttpToolsProtocol):
             self._answering.disconnected = True
             self._answering.message_event.set()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The process is told to stop. What is in hand is answered; who is idle is closed, but for a trusted proxy.
+
+        That may have sent a request just now, which a closed connection would lose without anybody knowing whether it
+        was carried out. So it is answered once more, with `Connection: close`; or is closed when it has been idle for
+        as long as ever (docs/decisions/0015-nginx-and-draining.md, system/test_nginx_restart.py).
+        """
+        self._leaving = True
+        if not self._is_of_proxy():
+            super().shutdown()
+        elif self._is_answering() and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def _is_of_proxy(self) -> bool:
+        if self.client is None or not self.config.proxy_headers:
+            return False
+        address = ipaddress.ip_address(self.client[0])
+        return any(address in ipaddress.ip_network(proxy) for proxy in self.config.forwarded_allow_ips)
 
     def pause_writing(self) -> None:
         """The client does not take its answer: it has its time for that."""
@@ -270,6 +291,7 @@ class Protocol(HttpToolsProtocol):
             self._shed = True
             return
         super().on_headers_complete()
+        self.cycle.keep_alive &= not self._leaving
         self._uploading = True
         self._load.uploading += 1
 
@@ -311,7 +333,7 @@ class Protocol(HttpToolsProtocol):
     def _answer_shed(self) -> None:
         """Refuses a request that was one too many, as cheaply as can be."""
         self._load.refused()
-        if self.parser.should_keep_alive() and self.parser.get_method() != b"HEAD":
+        if self.parser.should_keep_alive() and self.parser.get_method() != b"HEAD" and not self._leaving:
             self.transport.write(_SHED)
             self.flow.pause_reading()
             self._unread_timer = self.loop.call_later(UNREAD_S, self._read_on)
