@@ -21,7 +21,7 @@ def config(database_url: str | None = None) -> Config:
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Migrates up, all in one transaction; processes that do so at once wait for each other."""
+    """Migrates up, each migration in a transaction; processes that do so at once wait for each other."""
     command.upgrade(config(database_url), revision)
 
 

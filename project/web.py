@@ -107,7 +107,7 @@ def serve(chosen: settings.Settings) -> None:
         timeout_worker_healthcheck=WORKER_SILENCE_S,
     )
     if config.workers > 1:
-        multiprocess.Process = Worker  # type: ignore[misc]  there is no other way to tell Multiprocess
+        multiprocess.Process = Worker  # type: ignore[misc]  # Multiprocess can be told in no other way
         Workers(config, [config.bind_socket()]).run()
     else:
         _serve_alone(config)

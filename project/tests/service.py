@@ -79,8 +79,9 @@ class Daemon:
                 start_new_session=True,
             )
 
-    def start_again(self) -> None:
-        """After its end: on the same port, with the same settings; ready when this returns."""
+    def start_again(self, **changes: str) -> None:
+        """After its end: on the same port, with the same settings but for these; ready when this returns."""
+        self._environment |= changes
         self.process = self._start()
         self.await_ready()
 

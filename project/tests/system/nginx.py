@@ -110,7 +110,7 @@ def fronting(folder: Path, services: Sequence[Service], **options: Any) -> Itera
 class Pair:
     """Two web processes that trust the proxy, and a key that may do everything."""
 
-    def __init__(self, services: Sequence[Service], key: str, database_url: str) -> None:
+    def __init__(self, services: list[Service], key: str, database_url: str) -> None:
         self.services = services
         self.key = key
         self.database_url = database_url
