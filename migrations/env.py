@@ -87,13 +87,15 @@ async def connect_and_run() -> None:
     url = context.config.attributes.get("database_url") or database_url(load().storage)
     engine = create_patient_engine(url)
     guard = await connect_patiently(url)
-    async with guard.transaction():
-        await guard.execute(
-            f"SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
-        )
-        await run_again_and_again(engine)
-    await guard.close()
-    await engine.dispose()
+    try:
+        async with guard.transaction():
+            await guard.execute(
+                f"SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
+            )
+            await run_again_and_again(engine)
+    finally:
+        await guard.close()
+        await engine.dispose()
 
 
 asyncio.run(connect_and_run())

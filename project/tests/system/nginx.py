@@ -8,10 +8,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from project.tests.keys import bearing, make_key
 from project.tests.service import ROOT, Service, free_port, wait_until
 
 CONFIGURATION = ROOT / "nginx"
+NOBODY = "127.0.0.1:1"  # nothing listens there
+OPERATOR = "127.0.0.9"  # loopback has many addresses, so tests can come from several
 SCOPES = ("claims:write", "claims:read", "providers:read", "operate", "metrics:read")
 
 
@@ -31,7 +36,7 @@ class Nginx:
     def __init__(
         self,
         folder: Path,
-        services: Sequence[Service],
+        addresses: Sequence[str],
         *,
         operators: str = "deny all;",
         tls: Path | None = None,
@@ -46,7 +51,7 @@ class Nginx:
         listen = (CONFIGURATION / ("listen-tls.conf" if tls else "listen.conf")).read_text()
         listen = listen.replace("listen 8000", f"listen 127.0.0.1:{self.port}").replace("/run/secrets/tls", str(tls))
         (configuration / "listen.conf").write_text(listen)
-        servers = [f"server {service.url.removeprefix('http://')} max_fails=0;\n" for service in services]
+        servers = [f"server {address} max_fails=0;\n" for address in addresses]
         (configuration / "upstream.conf").write_text("".join(servers))
         (configuration / "operators.conf").write_text(operators)
         for old, new in (numbers or {}).items():
@@ -79,14 +84,34 @@ class Nginx:
         rows: list[dict[str, Any]] = wait_until(look, f"nginx logs {wanted}")
         return rows
 
-    def client(self, key: str = "", **options: Any) -> httpx2.Client:
-        """Somebody with this key, or without one."""
-        return httpx2.Client(base_url=self.url, timeout=20, headers=bearing(key) if key else {}, **options)
+    def client(self, key: str = "", address: str = "127.0.0.1", verify: ssl.SSLContext | bool = True) -> httpx2.Client:
+        """Somebody at this address with this key, or without one."""
+        transport = httpx2.HTTPTransport(local_address=address, verify=verify)
+        return httpx2.Client(base_url=self.url, timeout=20, headers=bearing(key) if key else {}, transport=transport)
+
+    @contextmanager
+    def connected(self, timeout_s: float = 20) -> Iterator[socket.socket]:
+        """A raw connection."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s) as connection:
+            yield connection
+
+    def exchange(self, request: bytes) -> tuple[int, dict[str, str], bytes]:
+        """The answer to raw bytes: status, headers in small letters, body."""
+        with self.connected() as connection:
+            connection.sendall(request)
+            return answer_on(connection)
 
     def close(self) -> None:
         """Ends it, as the container's stop does."""
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait(20)
+
+
+def answer_on(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """The next answer of a raw connection."""
+    answer = HTTPResponse(connection)
+    answer.begin()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
 
 
 def replace_in(file: Path, old: str, new: str) -> None:
@@ -97,9 +122,9 @@ def replace_in(file: Path, old: str, new: str) -> None:
 
 
 @contextmanager
-def fronting(folder: Path, services: Sequence[Service], **options: Any) -> Iterator[Nginx]:
+def fronting(folder: Path, addresses: Sequence[str], **options: Any) -> Iterator[Nginx]:
     """nginx in front of these, ready; ended with the block."""
-    started = Nginx(folder, services, **options)
+    started = Nginx(folder, addresses, **options)
     try:
         wait_until(started.answers, "nginx answers")
         yield started
@@ -107,13 +132,31 @@ def fronting(folder: Path, services: Sequence[Service], **options: Any) -> Itera
         started.close()
 
 
+@dataclass(frozen=True)
 class Pair:
     """Two web processes that trust the proxy, and a key that may do everything."""
 
-    def __init__(self, services: list[Service], key: str, database_url: str) -> None:
-        self.services = services
-        self.key = key
-        self.database_url = database_url
+    services: list[Service]
+    key: str
+    database_url: str
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where they listen."""
+        return [address_of(service) for service in self.services]
+
+
+def address_of(service: Service) -> str:
+    """As nginx names it."""
+    return service.url.removeprefix("http://")
+
+
+@dataclass(frozen=True)
+class Front:
+    """nginx, and what stands behind it."""
+
+    nginx: Nginx
+    pair: Pair
 
 
 @contextmanager
@@ -129,8 +172,3 @@ def directive(name: str, file: str = "nginx.conf") -> str:
     """What a directive of the configuration says, which stands there once."""
     [value] = re.findall(rf"^\s*{name}\s+([^;#]+);", (CONFIGURATION / file).read_text(), re.MULTILINE)
     return str(value)
-
-
-def trusting(authority: Path) -> ssl.SSLContext:
-    """Who believes this authority's certificates."""
-    return ssl.create_default_context(cafile=str(authority))

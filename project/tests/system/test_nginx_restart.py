@@ -15,7 +15,7 @@ from project.tests.conftest import Run
 from project.tests.load import stored_ids
 from project.tests.service import Service, environment, wait_until
 from project.tests.system.next_build import VERSION, make_next_build
-from project.tests.system.nginx import fronting, two_serving
+from project.tests.system.nginx import address_of, fronting, two_serving
 from project.tests.system.traffic import Traffic
 from project.tests.test_migrations import fetch
 
@@ -43,7 +43,7 @@ def test_a_restart_of_all_web_processes_fails_no_request(
 ) -> None:
     with (
         two_serving(serve, database_url, WEB_WORKERS=processes) as pair,
-        fronting(tmp_path, pair.services) as nginx,
+        fronting(tmp_path, pair.addresses) as nginx,
         Traffic(nginx, pair.key).on() as traffic,
     ):
         for service in pair.services * 2:
@@ -58,7 +58,7 @@ def test_an_upgrade_with_migrations_behind_a_long_reader_fails_no_request(
     build = make_next_build(tmp_path / "next")
     with (
         two_serving(serve, database_url) as pair,
-        fronting(tmp_path / "nginx", pair.services) as nginx,
+        fronting(tmp_path / "nginx", pair.addresses) as nginx,
         Traffic(nginx, pair.key).on() as traffic,
     ):
         migrate_behind_a_reader(build, database_url, traffic)
@@ -100,7 +100,7 @@ def reading_for_long(database_url: str) -> Iterator[None]:
 def test_of_a_killed_process_just_the_claims_in_its_hands_fail_and_say_that_their_outcome_is_unknown(
     serve: Run, database_url: str, tmp_path: Path
 ) -> None:
-    with two_serving(serve, database_url) as pair, fronting(tmp_path, pair.services) as nginx:
+    with two_serving(serve, database_url) as pair, fronting(tmp_path, pair.addresses) as nginx:
         killed = pair.services[0]
         posting = 6
         with Traffic(nginx, pair.key, posting=posting).on() as traffic:
@@ -109,7 +109,7 @@ def test_of_a_killed_process_just_the_claims_in_its_hands_fail_and_say_that_thei
             killed.start_again()
             traffic.await_more(300)
         rows = [row for row in nginx.log() if row["status"] not in (200, 201)]
-    address = killed.url.removeprefix("http://")
+    address = address_of(killed)
     assert {(row["method"], row["status"], row["upstream_addr"]) for row in rows} <= {("POST", 502, address)}
     assert len(traffic.failed) == len(rows) <= posting
     for failure in traffic.failed:
