@@ -61,9 +61,10 @@ chaos: .venv/for-test
 	$(VENV) -m project.tests.chaos
 
 # What `make test-system` needs from the system's packages (Debian's names), and the programs that it looks for.
-SYSTEM_PACKAGES = chromium prometheus
-SYSTEM_PROGRAMS = chromium prometheus promtool
+SYSTEM_PACKAGES = chromium nginx prometheus
+SYSTEM_PROGRAMS = chromium nginx prometheus promtool
 
+test-system: export PATH := $(PATH):/usr/sbin:/sbin
 test-system: .venv/for-test
 	@for program in $(SYSTEM_PROGRAMS); do command -v $$program >/dev/null || \
 		{ echo "make test-system needs $$program; install: $(SYSTEM_PACKAGES)" >&2; exit 1; }; done

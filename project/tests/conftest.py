@@ -70,8 +70,7 @@ def template(places: Places) -> Places:
     return places
 
 
-def new_database(places: Places, template: str) -> Iterator[str]:
-    """A copy of `template`; its URL."""
+def _new_database(places: Places, template: str) -> Iterator[str]:
     name = f"test{next(_numbers)}"
     execute(places, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield places.postgres_url.replace(f"/{DATABASE}?", f"/{name}?")
@@ -81,17 +80,16 @@ def new_database(places: Places, template: str) -> Iterator[str]:
 @pytest.fixture
 def database_url(template: Places) -> Iterator[str]:
     """A migrated database without rows, for one test."""
-    yield from new_database(template, DATABASE)
+    yield from _new_database(template, DATABASE)
 
 
 @pytest.fixture
 def empty_database_url(places: Places) -> Iterator[str]:
     """A database without tables, for one test."""
-    yield from new_database(places, "template0")
+    yield from _new_database(places, "template0")
 
 
-def empty_redis(places: Places) -> str:
-    """The URL of a database without keys."""
+def _empty_redis(places: Places) -> str:
     number = next(_numbers) % VALKEY_DATABASES
     with redis.Redis(unix_socket_path=str(places.sockets / VALKEY_SOCKET), db=number) as client:
         client.flushdb()
@@ -101,7 +99,19 @@ def empty_redis(places: Places) -> str:
 @pytest.fixture
 def redis_url(places: Places) -> str:
     """An empty Redis database, for one test."""
-    return empty_redis(places)
+    return _empty_redis(places)
+
+
+@pytest.fixture(scope="module")
+def shared_database_url(template: Places) -> Iterator[str]:
+    """A migrated database that the tests of a module share."""
+    yield from _new_database(template, DATABASE)
+
+
+@pytest.fixture(scope="module")
+def shared_redis_url(places: Places) -> str:
+    """An empty Redis database that the tests of a module share."""
+    return _empty_redis(places)
 
 
 @pytest.fixture(scope="module")

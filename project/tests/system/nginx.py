@@ -26,6 +26,8 @@ from project.tests.service import ROOT, Service, free_port, wait_until
 
 CONFIGURATION = ROOT / "nginx"
 NOBODY = "127.0.0.1:1"  # nothing listens there
+# Debian has it where an ordinary user does not look.
+PROGRAM = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
 OPERATOR = "127.0.0.9"  # loopback has many addresses, so tests can come from several
 SCOPES = ("claims:write", "claims:read", "providers:read", "operate", "metrics:read")
 
@@ -57,7 +59,7 @@ class Nginx:
         for old, new in (numbers or {}).items():
             replace_in(configuration / "nginx.conf", old, new)
         as_whom = "user root;" if os.getuid() == 0 else ""  # the folders of tests are open to their owner alone
-        self._argv = ["nginx", "-p", f"{prefix}/", "-e", "stderr", "-c", str(configuration / "nginx.conf")]
+        self._argv = [PROGRAM, "-p", f"{prefix}/", "-e", "stderr", "-c", str(configuration / "nginx.conf")]
         self._argv += ["-g", f"daemon off; {as_whom}"]
         with (folder / "stdout").open("ab") as told, (folder / "stderr").open("ab") as failed:
             self.process = subprocess.Popen(self._argv, stdout=told, stderr=failed, start_new_session=True)
