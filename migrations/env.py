@@ -5,7 +5,7 @@ command line, which finds it in the settings.
 
 It may run while claims come in. A statement that waits for a lock on a table has everybody behind it wait, too, so it
 waits for LOCK_TIMEOUT_MS at most; then its migration is rolled back, the others get their turn, and it is tried again.
-What a migration may do is in docs/operations.md#upgrade; system/test_nginx_restart.py shows it.
+What a migration may do is in docs/operations.md#upgrade; system/test_nginx_upgrade.py shows it.
 """
 
 import asyncio

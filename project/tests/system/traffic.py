@@ -1,12 +1,14 @@
-"""Clients that post claims and read, through nginx, without a pause, and keep every answer. Used by the restarts."""
+"""Clients that post claims and read, through nginx, without a pause, and keep every answer. Used by the restarts and upgrades."""
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import httpx2
 
-from project.tests.service import line, wait_until
+from project.tests.load import stored_ids
+from project.tests.service import Service, line, wait_until
 from project.tests.system.nginx import Nginx
 
 
@@ -70,3 +72,16 @@ class Traffic:
             self._stop.set()
             for client in self._clients:
                 client.join()
+
+
+def restart(service: Service, **changes: str) -> None:
+    """As documented: SIGTERM, its end within the grace, another on the same port, ready."""
+    assert service.stop() in (0, -signal.SIGTERM)
+    service.start_again(**changes)
+
+
+def assert_nothing_failed(traffic: Traffic, database_url: str) -> None:
+    """And each claim that was acknowledged is there, once, and no other."""
+    assert traffic.failed == []
+    assert len(set(traffic.accepted)) == len(traffic.accepted)
+    assert set(traffic.accepted) == stored_ids(database_url)
