@@ -63,19 +63,38 @@ NOT_HTTP = Problem(400, "Bad Request", "this is not a valid HTTP/1.1 request")
 
 
 class _Lingering:
-    """The transport of an answer that may come before its request has: closing it then is not a reset."""
+    """The transport of an answer that may come before its request has: closing it then is not a reset.
 
-    def __init__(self, protocol: "Protocol") -> None:
+    While it `holds`, the answer waits for its request's end. For nginx: answered before it has passed the body on, it
+    tells the client to use the connection again, and drops what then comes (docs/decisions/0015-nginx-and-draining.md).
+    """
+
+    def __init__(self, protocol: "Protocol", *, holds: bool) -> None:
         self._protocol = protocol
-        self.write = protocol.transport.write
+        self._held: list[bytes] = []
+        self._closed = False
+        self.holds = holds
         self.is_closing = protocol.transport.is_closing
+
+    def write(self, content: bytes) -> None:
+        """A piece of the answer."""
+        (self._held.append if self.holds else self._protocol.transport.write)(content)
 
     def close(self) -> None:
         """After the last byte of the answer."""
-        if self._protocol.is_uploading:
+        if self.holds:
+            self._closed = True
+        elif self._protocol.is_uploading:
             self._protocol.end()
         else:
             self._protocol.transport.close()
+
+    def let_go(self) -> None:
+        """What waited is written, and nothing waits any more."""
+        self.holds = False
+        self._protocol.transport.write(b"".join(self._held))
+        if self._closed:
+            self.close()
 
 
 class Protocol(HttpToolsProtocol):
@@ -99,12 +118,18 @@ class Protocol(HttpToolsProtocol):
         self._send_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
+        self._hold_timer: asyncio.TimerHandle | None = None
+        self._lingering: _Lingering | None = None
+        self._is_of_proxy = False  # the peer is one of TRUSTED_PROXIES
 
     # The connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes a connection, or tells it that there are too many."""
         super().connection_made(transport)  # type: ignore[arg-type]
+        if self.client and self.config.proxy_headers:
+            address = ipaddress.ip_address(self.client[0])
+            self._is_of_proxy = any(address in ipaddress.ip_network(one) for one in self.config.forwarded_allow_ips)
         self._head_timer = self.loop.call_later(self._limits.header_timeout_s, self._head_is_late)
         if len(self.connections) > self._limits.max_connections:
             self._load.refused()
@@ -112,7 +137,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Takes back what this connection counted for."""
-        for timer in (self._head_timer, self._send_timer, self._end_timer, self._unread_timer):
+        for timer in (self._head_timer, self._send_timer, self._end_timer, self._unread_timer, self._hold_timer):
             if timer is not None:
                 timer.cancel()
         self._upload_ended()
@@ -130,16 +155,10 @@ class Protocol(HttpToolsProtocol):
         as long as ever (docs/decisions/0015-nginx-and-draining.md, system/test_nginx_restart.py).
         """
         self._leaving = True
-        if not self._is_of_proxy():
+        if not self._is_of_proxy:
             super().shutdown()
         elif self._is_answering() and not self.cycle.response_started:
             self.cycle.keep_alive = False
-
-    def _is_of_proxy(self) -> bool:
-        if self.client is None or not self.config.proxy_headers:
-            return False
-        address = ipaddress.ip_address(self.client[0])
-        return any(address in ipaddress.ip_network(proxy) for proxy in self.config.forwarded_allow_ips)
 
     def pause_writing(self) -> None:
         """The client does not take its answer: it has its time for that."""
@@ -231,12 +250,31 @@ class Protocol(HttpToolsProtocol):
             self._head_timer = self.loop.call_later(self._limits.header_timeout_s, self._head_is_late)
 
     def _await_body(self) -> None:
-        """The body has not come with its headers: nobody waits for that of a refused request."""
+        """The body has not come with its headers: nobody waits for that of a refused request, but for a proxy's."""
+        holds = self._hold_timer is None and not self.expect_100_continue and self._is_of_proxy
+        if holds:
+            self._hold_timer = self.loop.call_later(self._limits.body_timeout_s, self._hold_no_longer)
         if self._shed:
+            if self._hold_timer is None:
+                self._load.refused()
+                self.end(_SHED_AND_CLOSE)
+        elif self.cycle.transport is self.transport:
+            self.cycle.transport = lingering = _Lingering(self, holds=holds)  # type: ignore[assignment]
+            self._lingering = lingering if holds else None
+
+    def _hold_no_longer(self) -> None:
+        """The body is here, or has had its time: then what is left of it has a moment to come, unread."""
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
+        if self._lingering is not None:
+            self._lingering.let_go()
+            self._lingering = None
+        if self._in_body and self._shed:
             self._load.refused()
             self.end(_SHED_AND_CLOSE)
-        elif self.cycle.transport is self.transport:
-            self.cycle.transport = _Lingering(self)  # type: ignore[assignment]
+        elif self._in_body and self.cycle.response_complete and not self._deaf:
+            self.end()
 
     def _count(self, size: int) -> None:
         """Bounds what is neither a whole header nor body: an endless header, or framing around next to nothing."""
@@ -324,6 +362,7 @@ class Protocol(HttpToolsProtocol):
         if self._end_timer is not None and not self._deaf:
             self._end_timer.cancel()
             self._end_timer = None
+        self._hold_no_longer()
         if self._shed:
             self._answer_shed()
             return
@@ -355,5 +394,7 @@ class Protocol(HttpToolsProtocol):
         if not self.cycle.response_complete:
             return  # it was that of an earlier request; this one's body still comes
         self._upload_ended()
-        if self._in_body and not self.transport.is_closing() and self._end_timer is None:
+        if self._lingering is not None:
+            self._unset_keepalive_if_required()
+        elif self._in_body and not self.transport.is_closing() and self._end_timer is None:
             self._end_timer = self.loop.call_later(LINGER_S, self.transport.close)

@@ -96,6 +96,28 @@ def test_bodies_of_the_applications_limit_pass_and_more_are_413(front: Front) ->
             }
 
 
+def test_an_answer_that_comes_before_the_body_is_passed_on(front: Front) -> None:
+    with front.nginx.client("cpk_wrong") as stranger:
+        for megabytes in (1, 4, 16) * 5:
+            for body in (b" " * megabytes * MEBIBYTE, iter([b" " * MEBIBYTE] * megabytes)):
+                answer = stranger.post("/claims", content=body, headers={"Content-Type": "application/json"})
+                assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthenticated")
+
+
+def test_who_is_refused_before_the_body_is_here_may_ask_again_on_the_same_connection(front: Front) -> None:
+    def refusals() -> int:
+        return sum(service.log.read_text().count('"refused":"bad_key"') for service in front.pair.services)
+
+    before = refusals()
+    with front.nginx.connected() as connection:
+        connection.sendall(head("cpk_wrong", "Content-Length: 100") + b" " * 50)
+        wait_until(lambda: refusals() > before, "it is refused")
+        connection.sendall(b" " * 50)
+        assert answer_on(connection)[0] == 401
+        connection.sendall(b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answer_on(connection)[0] == 200
+
+
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
