@@ -114,18 +114,6 @@ def shared_redis_url(places: Places) -> str:
     return _empty_redis(places)
 
 
-@pytest.fixture(scope="module")
-def shared_database_url(template: Places) -> Iterator[str]:
-    """A migrated database that the tests of a module share."""
-    yield from new_database(template, DATABASE)
-
-
-@pytest.fixture(scope="module")
-def shared_redis_url(places: Places) -> str:
-    """An empty Redis database that the tests of a module share."""
-    return empty_redis(places)
-
-
 Run = Callable[..., AbstractContextManager[Service]]
 
 
