@@ -13,6 +13,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from project.engines.places import Places
+from project.secret_files import with_password
 from project.settings import StorageSettings
 
 T = TypeVar("T")
@@ -32,8 +33,10 @@ async def answered(question: Awaitable[T]) -> T:
 
 
 def redis_url(storage: StorageSettings) -> str:
-    """REDIS_URL, or without it the embedded Valkey of DATA_DIR, running or not."""
-    return storage.redis_url or Places(storage.data_dir).redis_url
+    """REDIS_URL with REDIS_PASSWORD, or without it the embedded Valkey of DATA_DIR, running or not."""
+    if storage.redis_url:
+        return with_password(storage.redis_url, storage.redis_password)
+    return Places(storage.data_dir).redis_url
 
 
 def create_client(url: str) -> Redis:

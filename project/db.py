@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from project.engines.places import Places
+from project.secret_files import with_password
 from project.settings import StorageSettings
 
 # An answer of any kind is due within five seconds. A read may have to wait for a connection, find it dead, make
@@ -46,8 +47,10 @@ AWAY = (
 
 
 def database_url(storage: StorageSettings) -> str:
-    """DATABASE_URL, or without it the embedded Postgres of DATA_DIR, running or not."""
-    return storage.database_url or Places(storage.data_dir).postgres_url
+    """DATABASE_URL with DATABASE_PASSWORD, or without it the embedded Postgres of DATA_DIR, running or not."""
+    if storage.database_url:
+        return with_password(storage.database_url, storage.database_password)
+    return Places(storage.data_dir).postgres_url
 
 
 def is_away(error: BaseException) -> bool:

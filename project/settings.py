@@ -2,6 +2,7 @@
 
 Called by `cli` (each command loads them) and passed on from there; nothing else reads the environment.
 Small groups, so that a function asks for the group that it needs. Each setting has a line in `.env.example`.
+In place of a value there may be a file with it (`NAME_FILE` for NAME), as containers get their secrets.
 """
 
 import ipaddress
@@ -9,12 +10,13 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from project.errors import SettingsError
+from project.secret_files import SecretFiles, has_password
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
@@ -111,6 +113,19 @@ def _lower(value: object) -> object:
 class _Group(BaseSettings):
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before `.env`, and files that either of them names."""
+        files = SecretFiles(settings_cls, env_settings, dotenv_settings)
+        return init_settings, env_settings, dotenv_settings, files
+
 
 class ServerSettings(_Group):
     """Where the web processes listen, whom they believe, and how many there are."""
@@ -172,8 +187,22 @@ class StorageSettings(_Group):
 
     data_dir: Path = Path("var")
     database_url: Annotated[str, AfterValidator(_postgres_url)] | None = None
+    database_password: SecretStr | None = Field(None, description="for a DATABASE_URL that has none")
     redis_url: Annotated[str, AfterValidator(_redis_url)] | None = None
+    redis_password: SecretStr | None = Field(None, description="for a REDIS_URL that has none")
     database_pool_size: int = Field(8, ge=2, le=100, description="connections of each web process")
+
+    @model_validator(mode="after")
+    def _one_password_for_each(self) -> Self:
+        for name, url, password in (
+            ("DATABASE", self.database_url, self.database_password),
+            ("REDIS", self.redis_url, self.redis_password),
+        ):
+            if password and not url:
+                raise ValueError(f"{name}_PASSWORD is for a {name}_URL, which is not set")
+            if password and url and has_password(url):
+                raise ValueError(f"{name}_PASSWORD is set, and {name}_URL has a password, too; only one can count")
+        return self
 
 
 class IntakeSettings(_Group):
@@ -218,6 +247,12 @@ class WorkerSettings(_Group):
     stuck_after: int = Field(900, ge=1, description="seconds until an unsettled claim counts as stuck")
 
 
+class KeySettings(_Group):
+    """The first API keys, which `migrate` makes."""
+
+    api_keys: SecretStr | None = Field(None, description="lines of NAME SCOPE[,SCOPE...] KEY")
+
+
 class RankingSettings(_Group):
     """The dashboards' ranking of providers."""
 
@@ -248,6 +283,7 @@ class Settings:
     payments: PaymentsSettings
     events: EventsSettings
     worker: WorkerSettings
+    keys: KeySettings
     ranking: RankingSettings
     logging: LogSettings
 
@@ -273,6 +309,11 @@ class Settings:
         return self.worker.metrics_port or self.server.port + 2
 
 
+def _told(place: tuple[int | str, ...], message: str) -> str:
+    """A fault with its variable; one that concerns several names them itself."""
+    return " ".join([*(str(name).upper() for name in place[:1]), message.removeprefix("Value error, ")])
+
+
 def load() -> Settings:
     """Reads all groups; SettingsError names each variable that is wrong, never its value (a URL holds a password)."""
     try:
@@ -284,14 +325,12 @@ def load() -> Settings:
             PaymentsSettings(),
             EventsSettings(),
             WorkerSettings(),
+            KeySettings(),
             RankingSettings(),
             LogSettings(),
         )
     except ValidationError as error:
-        faults = "; ".join(
-            f"{str(fault['loc'][0]).upper()} {fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()
-        )
-        raise SettingsError(faults) from None
+        raise SettingsError("; ".join(_told(fault["loc"], fault["msg"]) for fault in error.errors())) from None
     if max(chosen.payments_port, chosen.metrics_port) > LAST_PORT:
         raise SettingsError("PORT leaves no room for PAYMENTS_PORT (PORT + 1) and METRICS_PORT (PORT + 2); set them")
     return chosen

@@ -3,7 +3,6 @@ itself, so it needs no running web process.
 """
 
 import asyncio
-import re
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -18,13 +17,10 @@ from project import db, settings, wire
 from project.errors import ServiceError, SettingsError
 from project.ids import moment, rfc3339
 from project.security import store
+from project.security.naming import checked_name, checked_scopes
 from project.security.scopes import Scope
 
 T = TypeVar("T")
-
-# It becomes a client's name: in rows, log lines and Redis keys. `worker` is who acts when no client does.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z", re.ASCII)
-_TAKEN = frozenset({"worker"})
 
 app = typer.Typer(help="API keys: who may do what.", no_args_is_help=True)
 
@@ -38,11 +34,11 @@ Expires = Annotated[str | None, typer.Option(help="RFC 3339 time from which on i
 @app.command()
 def create(name: str, scope: Scopes, expires: Expires = None, as_json: Json = False) -> None:
     """Makes a key for the client NAME and shows it, once. Several live keys may share a name: that is how to rotate."""
-    wanted = _scopes(scope)
+    wanted = checked_scopes(scope)
     until = moment(expires)
     if until is not None and until <= datetime.now(UTC):
         raise SettingsError("--expires is in the past")
-    made, first = asyncio.run(_over_database(lambda connection: _create(connection, _checked(name), wanted, until)))
+    made, first = asyncio.run(_over_database(lambda connection: _create(connection, checked_name(name), wanted, until)))
     if first:
         typer.echo("the first key: within five seconds every request needs one", err=True)
     if as_json:
@@ -101,29 +97,6 @@ async def _over_database(work: Callable[[Any], Awaitable[T]]) -> T:
         return await work(connection)
     finally:
         connection.terminate()
-
-
-def _checked(name: str) -> str:
-    """A name that can be a client's; it must not look like an id, or `revoke` could not tell them apart."""
-    if not _NAME.match(name) or name in _TAKEN or _is_id(name):
-        raise SettingsError("a name has 1 to 64 letters, digits or ._@- and is neither an id nor `worker`")
-    return name
-
-
-def _is_id(name: str) -> bool:
-    try:
-        UUID(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _scopes(words: list[str]) -> list[Scope]:
-    """The scopes, each once, in their own order."""
-    named = {word.strip() for given in words for word in given.split(",")}
-    if unknown := named - set(Scope):
-        raise SettingsError(f"no such scope: {', '.join(sorted(unknown))}; there are {', '.join(Scope)}")
-    return [scope for scope in Scope if scope in named]
 
 
 def _time(instant: datetime | None) -> str | None:

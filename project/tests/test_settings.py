@@ -115,7 +115,7 @@ def test_every_setting_has_a_line_in_the_example_file() -> None:
     example = (Path(__file__).parents[2] / ".env.example").read_text()
     chosen = load()
     groups = [getattr(chosen, member.name) for member in fields(chosen)]
-    assert len(groups) == 9
+    assert len(groups) == 10
     for group in groups:
         for name in type(group).model_fields:
             assert f"#{name.upper()}=" in example, name
