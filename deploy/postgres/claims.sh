@@ -4,7 +4,8 @@
 set -eu
 
 {
-    echo "\\set password \`cat '$DATABASE_PASSWORD_FILE'\`" # psql reads it: it shows in no list of processes
+    # psql reads it itself: so it shows in no list of processes
+    printf '%s\n' "\\set password \`cat '$DATABASE_PASSWORD_FILE'\`"
     echo "CREATE ROLE app LOGIN PASSWORD :'password';"
     echo "CREATE DATABASE claims OWNER app;"
 } | psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname postgres
