@@ -39,7 +39,7 @@ shares_connections = pytest.mark.skipif(
     shutil.which("pgbouncer") is None or version() < (1, 21),
     reason="this pgbouncer knows no prepared statements in transaction mode: it is run in session mode",
 )
-FEW = 4  # connections of Postgres, for two web processes that have up to 13 of pgbouncer each
+FEW = 4  # connections of Postgres, for two web processes that have up to 12 of pgbouncer each
 RECOVERED_WITHIN_S = 10
 
 
@@ -51,13 +51,13 @@ def settings(stack: Stack, folder: Path, port: int) -> str:
         ("listen_addr = *", "listen_addr = 127.0.0.1"),
         ("listen_port = 6432", f"listen_port = {port}"),
         ("/run/pgbouncer", str(folder)),
-        ("default_pool_size = 60", f"default_pool_size = {FEW}"),
-        ("max_db_connections = 60", f"max_db_connections = {FEW}"),
+        ("default_pool_size = 50", f"default_pool_size = {FEW}"),
+        ("max_db_connections = 50", f"max_db_connections = {FEW}"),
     ):
         assert old in text
         text = text.replace(old, new)
     if version() < (1, 21):
-        text = text.replace("pool_mode = transaction", "pool_mode = session").replace(f"= {FEW}", "= 60")
+        text = text.replace("pool_mode = transaction", "pool_mode = session").replace(f"= {FEW}", "= 50")
         text = re.sub("max_prepared_statements = .*", "", text)
     return text
 
