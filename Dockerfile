@@ -12,8 +12,9 @@ RUN python -m venv --without-pip /venv \
 COPY alembic.ini /app/
 COPY migrations /app/migrations
 COPY project /app/project
-# The root is read-only when it runs, so Python could not keep what it compiles.
-RUN /venv/bin/python -m compileall -q /app
+# The root is read-only when it runs, so Python could not keep what it compiles. Modes are those of whoever builds.
+RUN /venv/bin/python -m compileall -q /app \
+    && chmod -R a+rX /app
 
 FROM python:${PYTHON}-slim-trixie AS app
 ARG VERSION=0.1.0

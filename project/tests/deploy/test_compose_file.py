@@ -12,7 +12,7 @@ import yaml
 from project import settings, web
 from project.cli import app as command_line
 from project.engines import postgres
-from project.tests.deploy.compose_file import FILE, ComposeFile, ComposeService, variables_of
+from project.tests.deploy.compose_file import FILE, ComposeFile, ComposeService, filled, variables_of
 from project.tests.deploy.image import Dockerfile
 from project.tests.service import ROOT
 
@@ -63,6 +63,19 @@ def test_it_is_valid_by_the_schema_of_the_specification(tmp_path: Path) -> None:
         done = subprocess.run([*check, file], capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == code, done.stdout
     assert "version" not in compose.content
+
+
+def test_the_file_for_tls_adds_to_nginx_what_its_configuration_names() -> None:
+    text = (ROOT / "deploy/compose-tls.yml").read_text()
+    content = filled(yaml.safe_load(re.sub(r":\?[^}]*", "", text)), {"TLS_DIR": "/etc/tls"})
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "compose-spec"]
+    subprocess.run([*check, ROOT / "deploy/compose-tls.yml"], check=True, capture_output=True, timeout=60)
+    nginx = ComposeService("nginx", content["services"]["nginx"], {})
+    certificate, configuration = sorted(nginx.mounts, key=lambda mount: mount.source.startswith("."))
+    assert certificate.target == "/run/secrets/tls"
+    assert f"ssl_certificate {certificate.target}/fullchain.pem;" in (ROOT / configuration.source).read_text()
+    assert (ROOT / "nginx" / Path(configuration.target).name).exists()
+    assert (nginx.health_test or [""])[-1].startswith(f"https://127.0.0.1:{LISTENS['nginx']}/")
 
 
 def test_all_that_was_asked_for_is_there() -> None:

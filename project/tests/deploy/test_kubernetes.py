@@ -73,12 +73,13 @@ def test_a_wrong_resource_is_not() -> None:
         kubernetes_validate.validate(wrong, OLDEST, strict=True)
 
 
-def test_the_kustomization_names_all_files_and_replaces_the_image_that_they_name() -> None:
+def test_the_kustomization_names_all_files_and_leaves_the_image_to_an_overlay() -> None:
     others = {"kustomization.yaml", "prometheus-adapter.yaml"}
     assert set(kustomization["resources"]) == {file.name for file in FOLDER.iterdir()} - others
     assert [name(one) for one in of_kind("Namespace")] == [kustomization["namespace"]]
-    assert {container(workload)["image"] for workload in workloads} == {one["name"] for one in kustomization["images"]}
-    assert kustomization["images"][0]["newTag"] == Dockerfile.read().rest("ARG")[0].removeprefix("VERSION=")
+    version = Dockerfile.read().rest("ARG")[0].removeprefix("VERSION=")
+    assert {container(workload)["image"] for workload in workloads} == {f"claim_process:{version}"}
+    assert "images" not in kustomization  # a name that was replaced here could not be replaced there
 
 
 @every_workload
