@@ -61,8 +61,8 @@ chaos: .venv/for-test
 	$(VENV) -m project.tests.chaos
 
 # What `make test-system` needs from the system's packages (Debian's names), and the programs that it looks for.
-SYSTEM_PACKAGES = chromium nginx prometheus
-SYSTEM_PROGRAMS = chromium nginx prometheus promtool
+SYSTEM_PACKAGES = chromium nginx pgbouncer prometheus
+SYSTEM_PROGRAMS = chromium nginx pgbouncer prometheus promtool
 
 test-system: export PATH := $(PATH):/usr/sbin:/sbin
 test-system: .venv/for-test

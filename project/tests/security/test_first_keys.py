@@ -1,13 +1,16 @@
 """The first API keys, which `migrate` makes from a secret file: once, all or none, never shown."""
 
+import asyncio
 import json
 import secrets
 import subprocess
 import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from project.errors import SettingsError
 from project.security.first_keys import parse
 from project.tests.keys import told
 from project.tests.service import environment
@@ -98,17 +101,30 @@ def test_an_id_with_another_secret_is_refused_and_nothing_else_is_made(migrate: 
         ("other claims:read {first}", "has the same id as line 1"),
     ],
 )
-def test_a_wrong_line_is_refused_by_its_number_before_anything_is_changed(
-    migrate: Migrating, wrong: str, why: str
-) -> None:
-    first = new_key()
-    refused = migrate(f"admin operate {first}", "# a comment", wrong.format(key=new_key(), first=first))
-    assert refused.returncode == 1
-    assert refused.stdout == ""
-    assert refused.stderr.startswith(f"claim_process: API_KEYS line 3 {why}")
-    assert refused.stderr.count("\n") == 1
-    assert "cpk_1" not in refused.stderr
-    assert first not in refused.stderr
+def test_a_wrong_line_is_refused_by_its_number_and_shows_no_key(wrong: str, why: str) -> None:
+    first, key = new_key(), new_key()
+    with pytest.raises(SettingsError) as refused:
+        parse(f"admin operate {first}\n# a comment\n{wrong.format(key=key, first=first)}\n")
+    said = str(refused.value)
+    assert said.startswith(f"API_KEYS line 3 {why}")
+    assert "\n" not in said
+    assert first not in said
+    assert key not in said
+
+
+def test_a_wrong_line_ends_migrate_before_anything_is_changed(migrate: Migrating) -> None:
+    refused = migrate(f"admin operate {new_key()}", "clinic-a claims:write")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "claim_process: API_KEYS line 2 must be NAME SCOPE[,SCOPE...] KEY\n"
+    assert asyncio.run(tables(migrate.database_url)) == 0
+
+
+async def tables(database_url: str) -> int:
+    connection = await asyncpg.connect(database_url)
+    try:
+        return int(await connection.fetchval("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"))
+    finally:
+        await connection.close()
 
 
 def test_what_a_line_holds_of_a_key_is_its_digest_alone() -> None:

@@ -21,22 +21,24 @@ import pytest
 from project.engines import launch, postgres
 from project.engines.process import Kept, Program
 from project.tests.conftest import kept
-from project.tests.deploy.containers import Container, Stack, running
+from project.tests.deploy.containers import Container, Stack, running, with_programs
 from project.tests.own_engines import restart
 from project.tests.service import ROOT, free_port, line, wait_until
 
 pytestmark = pytest.mark.system
 
+PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") or "pgbouncer"
+
 
 def version() -> tuple[int, ...]:
-    said = subprocess.run(["pgbouncer", "--version"], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"PgBouncer (\d+)\.(\d+)", said)
     assert found, said
     return int(found[1]), int(found[2])
 
 
 shares_connections = pytest.mark.skipif(
-    shutil.which("pgbouncer") is None or version() < (1, 21),
+    shutil.which(PROGRAM) is None or version() < (1, 21),
     reason="this pgbouncer knows no prepared statements in transaction mode: it is run in session mode",
 )
 FEW = 4  # connections of Postgres, for two web processes that have up to 12 of pgbouncer each
@@ -86,7 +88,7 @@ def pgbouncer(stack: Stack) -> Iterator[Kept]:
         ["sh", str(folder / "start.sh")],
         before=launch.unprivileged(),
         stop_signal=signal.Signals[stack.file["pgbouncer"]["stop_signal"]],
-        env=stack.container("pgbouncer").environment,
+        env=with_programs(stack.container("pgbouncer").environment, PROGRAM),
         log=folder / "log",
     )
     with kept(program, lambda: is_healthy(stack)) as server:
@@ -97,7 +99,7 @@ def is_healthy(stack: Stack) -> bool:
     """Its health check."""
     _, *words = stack.file["pgbouncer"].health_test or []
     port = str(stack.ports["pgbouncer", 6432])
-    words = [port if word == "6432" else word for word in words]
+    words = [postgres.binary("pg_isready"), *(port if word == "6432" else word for word in words[1:])]
     return subprocess.run(words, check=False, timeout=30).returncode == 0
 
 
