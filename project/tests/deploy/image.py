@@ -130,7 +130,7 @@ class Image:
 
     def _make_environment(self, folder: Path) -> None:
         """Without pip; the packages are links to those of requirements.txt that the tests run with."""
-        venv.create(folder, with_pip=False)
+        venv.create(folder, symlinks=True, with_pip=False)
         (packages,) = folder.glob("lib/python3.*/site-packages")
         left_out = set(self.left_out())
         wanted = {canonicalize_name(name) for name in pinned("requirements")} - left_out
