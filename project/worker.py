@@ -60,7 +60,7 @@ class Worker:
         self._client = client
         self._connect: Connect = lambda: db.connect(url)
         self._connect_patiently: Connect = lambda: db.connect_patiently(url)
-        self._breaker = Breaker()
+        self._breaker = Breaker(unasked=True)
         self._settler = Settler(self._connect)
         self._gauges = DatabaseGauges()
         dice = random.Random()  # noqa: S311  spreads retries, guards nothing
@@ -119,7 +119,6 @@ class Worker:
         now = asyncio.get_running_loop().time
         was_open = False
         while True:
-            await asyncio.sleep(BREAKER_LOOK_S)
             if self._breaker.wants_probe(now()):
                 try:
                     alive = await self._client.is_alive()
@@ -132,6 +131,7 @@ class Worker:
             if is_open != was_open:
                 _log.warning("payments_breaker_open") if is_open else _log.info("payments_breaker_closed")
                 was_open = is_open
+            await asyncio.sleep(BREAKER_LOOK_S)
 
     async def _take_the_lead(self) -> None:
         """Leads whenever nobody else does, for as long as the session that holds the lock lives."""

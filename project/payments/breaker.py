@@ -9,6 +9,7 @@ from enum import IntEnum
 
 LIMIT = 20
 FIRST_PAUSE_S = 1.0
+UNASKED_PAUSE_S = 0.2  # a service that is started along with the worker is there in a moment
 LONGEST_PAUSE_S = 5.0
 
 
@@ -23,11 +24,12 @@ class State(IntEnum):
 class Breaker:
     """Times are seconds of one monotonic clock, whichever."""
 
-    def __init__(self) -> None:
-        self.state = State.CLOSED
+    def __init__(self, *, unasked: bool = False) -> None:
+        """`unasked`: open until the service has answered once; one that was never there costs no claim an attempt."""
+        self.state = State.OPEN if unasked else State.CLOSED
         self.probe_at = 0.0
         self._failures = 0
-        self._pause = FIRST_PAUSE_S
+        self._pause = UNASKED_PAUSE_S if unasked else FIRST_PAUSE_S
 
     def admits(self, free: int, in_flight: int) -> int:
         """How many payments may be taken when `free` more could be called and `in_flight` are."""
@@ -54,7 +56,7 @@ class Breaker:
     def probed(self, alive: bool, now: float) -> None:
         """The service was asked."""
         if alive:
-            self.state = State.HALF_OPEN
+            self.state = State.HALF_OPEN if self._failures else State.CLOSED
         else:
             self._open(now)
 

@@ -41,6 +41,7 @@ def test_gauges_tell_what_is_in_the_queues(saga: Saga) -> None:
 def test_every_promised_series_is_there_before_anything_happened(saga: Saga) -> None:
     worker = saga.worker()
     wait_until(lambda: worker.metric("claims_torn") is not None, "it leads, and has read the books")
+    wait_until(lambda: worker.metric("payments_breaker_state") == 0, "payments has answered it")
     for sample in (
         'payment_attempts_total{result="unknown"}',
         'claims_given_up_total{reason="exhausted"}',

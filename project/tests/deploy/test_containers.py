@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -72,6 +73,25 @@ def test_a_claim_is_taken_by_either_web_and_paid(stack: Stack, ours: list[Contai
             assert answer.status_code == 201, answer.text
             events = f"{answer.headers['Location']}/events"
             wait_until(lambda: http.get(events).json()["items"][-1]["type"] == "claim.paid", "the claim is paid")  # noqa: B023
+
+
+def test_without_a_payments_service_claims_wait_and_are_paid_once_there_is_one(tmp_path: Path) -> None:
+    """As after the first `docker-compose up`, without the profile `demo`: nothing is given up."""
+    with running(tmp_path) as fresh:
+        assert fresh.container("migrate").run().returncode == 0
+        web, worker, payments = (fresh.container(name) for name in ("web", "worker", "payments"))
+        for container in (web, worker):
+            container.start()
+            container.await_health()
+        with web.client(fresh.api_key("admin")) as http, worker.client(fresh.api_key("prometheus")) as metrics:
+            events = f"{http.post('/claims', json=[line()]).headers['Location']}/events"
+            wait_until(lambda: "payments_breaker_open" in worker.log.read_text(), "the worker has asked in vain")
+            wait_until(lambda: "oldest_unpaid_claim_seconds" in metrics.get("/metrics").text, "the worker leads")
+            attempts = re.findall(r"^payment_attempts_total.* (\d)", metrics.get("/metrics").text, re.MULTILINE)
+            assert attempts == ["0"] * 4
+            assert [one["type"] for one in http.get(events).json()["items"]] == ["claim.accepted"]
+            payments.start()
+            wait_until(lambda: http.get(events).json()["items"][-1]["type"] == "claim.paid", "the claim is paid")
 
 
 def test_nobody_is_let_in_without_a_key_and_prometheus_key_reads_metrics_alone(

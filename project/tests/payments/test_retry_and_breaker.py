@@ -77,6 +77,15 @@ def test_each_disappointment_doubles_the_pause_up_to_a_bound() -> None:
     assert pauses == [2.0, 4.0, LONGEST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
 
 
+def test_a_service_that_was_never_asked_gets_no_payment_before_it_has_answered_once() -> None:
+    breaker = Breaker(unasked=True)
+    assert (breaker.admits(64, 0), breaker.wants_probe(0.0)) == (0, True)
+    breaker.probed(False, 0.0)
+    assert (breaker.admits(64, 0), breaker.wants_probe(0.19), breaker.wants_probe(0.2)) == (0, False, True)
+    breaker.probed(True, 0.2)
+    assert (breaker.state, breaker.admits(64, 3)) == (State.CLOSED, 64)
+
+
 def test_calls_that_were_in_flight_do_not_move_an_open_breaker() -> None:
     breaker = opened()
     breaker.failed(0.9)
