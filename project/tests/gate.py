@@ -12,7 +12,8 @@ from aiohttp import ClientSession, web
 
 
 class Gate:
-    """`before` and `after` are called with the path of each call, in a thread of their own; it waits for them.
+    """`before` and `after` are called with the path of each POST, in a thread of their own; it waits for them. What only
+    asks (GET) passes unseen, since a worker asks whenever it likes.
 
     `calls` are the paths so far, `traceparents` what they bore; `answers` are the statuses that the service behind gave,
     also to a caller that has left.
@@ -20,8 +21,8 @@ class Gate:
 
     def __init__(self, target: str) -> None:
         self.url = ""
-        self.before: Callable[[str], None] = lambda path: None
-        self.after: Callable[[str], None] = lambda path: None
+        self.before: Callable[[str], object] = lambda path: None
+        self.after: Callable[[str], object] = lambda path: None
         self.calls: list[str] = []
         self.traceparents: list[str | None] = []
         self.answers: list[int] = []
@@ -30,10 +31,13 @@ class Gate:
         self._thread = threading.Thread(target=self._loop.run_forever)
 
     async def _pass_on(self, request: web.Request) -> web.Response:
-        self.calls.append(request.path)
-        self.traceparents.append(request.headers.get("traceparent"))
+        seen = request.method == "POST"
+        if seen:
+            self.calls.append(request.path)
+            self.traceparents.append(request.headers.get("traceparent"))
         content = await request.read()  # first, since a caller that leaves takes an unread body along
-        await asyncio.to_thread(self.before, request.path)
+        if seen:
+            await asyncio.to_thread(self.before, request.path)
         async with (
             ClientSession() as session,
             session.request(
@@ -44,8 +48,9 @@ class Gate:
             ) as answer,
         ):
             body = await answer.read()
-        self.answers.append(answer.status)
-        await asyncio.to_thread(self.after, request.path)
+        if seen:
+            self.answers.append(answer.status)
+            await asyncio.to_thread(self.after, request.path)
         return web.Response(status=answer.status, body=body, content_type="application/json")
 
     async def _open(self) -> web.AppRunner:

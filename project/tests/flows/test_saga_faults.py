@@ -94,16 +94,17 @@ def test_a_stalled_worker_that_wakes_after_its_claim_was_paid_changes_nothing(sa
 
 def test_a_stalled_worker_that_wakes_after_a_redrive_changes_nothing(saga: Saga) -> None:
     """It has the first key's payment in its hands; meanwhile that was cancelled, and the claim waits under another."""
-    saga.payments.behave(delay_ms=0)
-    with Gate(saga.payments.url).open() as gate:
+    lost = threading.Event()
+    with Gate(saga.payments.url).open() as gate, Gate(saga.payments.url).open() as silent:
         gate.after = lambda path: saga.workers[0].process.send_signal(signal.SIGSTOP)
+        silent.before = lambda path: lost.wait(60)
         stalled = saga.worker(PAYMENTS_URL=gate.url)
         [claim] = saga.submit(1, line(provider_fees=101))
         wait_until(saga.payments.paid, "the first worker's call has paid")
         # Given up in its place, as a second worker without luck would have done, and the lease is over.
         key = f"{claim.id}:0"
         saga.fetch("UPDATE payment SET leased_until = now(), attempts = 9")
-        nowhere = saga.worker(PAYMENTS_URL="http://127.0.0.1:9")
+        nowhere = saga.worker(PAYMENTS_URL=silent.url, PAYMENTS_READ_TIMEOUT_S="0.2")
         wait_until(lambda: saga.history(claim.id)[-1] == "reversing", "it is given up")
         nowhere.stop()
         saga.fetch("UPDATE payment SET leased_until = now(), next_attempt_at = now()")
@@ -111,6 +112,7 @@ def test_a_stalled_worker_that_wakes_after_a_redrive_changes_nothing(saga: Saga)
         saga.await_event(claim.id, "reversed", within_s=40)
         reverser.stop()
         assert saga.payments.paid() == {}
+        lost.set()  # what it had asked for arrives now
         [(letter,)] = saga.fetch("SELECT id FROM dead_letter")
         saga.run("dead-letters", "redrive", str(letter))
         gate.after = lambda path: None

@@ -20,8 +20,8 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 
 def logged() -> Iterator[tuple[str, str | None]]:
     """Every event that our code logs, and its level where the call itself tells."""
-    for file in (ROOT / "project").rglob("*.py"):
-        if "tests" in file.parts:
+    for file in (file for folder in ("project", "migrations") for file in (ROOT / folder).rglob("*.py")):
+        if "tests" in file.relative_to(ROOT).parts:
             continue
         for call in (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)):
             match call.func:
