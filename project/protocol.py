@@ -12,16 +12,20 @@ import ipaddress
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from project import refusals
 from project.errors import Problem
 from project.load import Load
-from project.wire import encode
 
 ANSWERED_WITHIN_S = 10.0  # more than any answer takes
 # Who was refused for too much load is not read for a moment: a client that asks again at once, whatever Retry-After
 # says, would otherwise take the time that the others' requests need (docs/decisions/0012-overload.md).
 UNREAD_S = 0.3
+# A proxy must be the one that closes an idle connection, since a request that it sends on one just then would be lost.
+# nginx does so after 60 s, as load balancers do, unless told otherwise. Others are closed after uvicorn's 5 s.
+PROXY_IDLE_S = 75
+LEAVING_IDLE_S = 5.0  # once the process is told to stop
 LINGER_S = 2.0  # for what a refused request still has to say, so that a reset does not swallow its answer
 _FRAMING = 8  # bytes of framing that a byte of a chunked body may cost, in chunks of a single byte
 
@@ -32,34 +36,6 @@ class _Verdict(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.title)
         self.problem = problem
-
-
-def _answer(problem: Problem, default_headers: list[tuple[bytes, bytes]], *, close: bool) -> bytes:
-    """A whole answer as bytes."""
-    body = encode(problem.body())
-    headers = [
-        *default_headers,
-        *((name.lower().encode(), value.encode()) for name, value in problem.headers.items()),
-        (b"content-type", b"application/problem+json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-        (b"x-content-type-options", b"nosniff"),
-        *([(b"connection", b"close")] if close else []),
-    ]
-    head = b"".join(b"%b: %b\r\n" % header for header in headers)
-    return STATUS_LINE[problem.status] + head + b"\r\n" + body
-
-
-OVERLOADED = Problem(
-    503,
-    "Overloaded",
-    "more requests came than this process can take; nothing was done for this one",
-    kind="/problems/overloaded",
-    headers={"Retry-After": "1"},
-)
-_SHED = _answer(OVERLOADED, [], close=False)
-_SHED_AND_CLOSE = _answer(OVERLOADED, [], close=True)
-NOT_HTTP = Problem(400, "Bad Request", "this is not a valid HTTP/1.1 request")
 
 
 class _Lingering:
@@ -130,10 +106,12 @@ class Protocol(HttpToolsProtocol):
         if self.client and self.config.proxy_headers:
             address = ipaddress.ip_address(self.client[0])
             self._is_of_proxy = any(address in ipaddress.ip_network(one) for one in self.config.forwarded_allow_ips)
+        if self._is_of_proxy:
+            self.timeout_keep_alive = PROXY_IDLE_S
         self._head_timer = self.loop.call_later(self._limits.header_timeout_s, self._head_is_late)
         if len(self.connections) > self._limits.max_connections:
             self._load.refused()
-            self.end(_SHED_AND_CLOSE)
+            self.end(refusals.SHED_AND_CLOSE)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Takes back what this connection counted for."""
@@ -151,13 +129,16 @@ class Protocol(HttpToolsProtocol):
         """The process is told to stop. What is in hand is answered; who is idle is closed, but for a trusted proxy.
 
         That may have sent a request just now, which a closed connection would lose without anybody knowing whether it
-        was carried out. So it is answered once more, with `Connection: close`; or is closed when it has been idle for
-        as long as ever (docs/decisions/0015-nginx-and-draining.md, system/test_nginx_restart.py).
+        was carried out. So it is answered once more, with `Connection: close`; or is closed LEAVING_IDLE_S later
+        (docs/decisions/0015-nginx-and-draining.md, system/test_nginx_restart.py).
         """
         self._leaving = True
         if not self._is_of_proxy:
             super().shutdown()
-        elif self._is_answering() and not self.cycle.response_started:
+        elif not self._is_answering():
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(LEAVING_IDLE_S, self.timeout_keep_alive_handler)
+        elif not self.cycle.response_started:
             self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
@@ -210,7 +191,7 @@ class Protocol(HttpToolsProtocol):
                 return
             cycle.disconnected = True  # it waits for a body that will not come
             cycle.message_event.set()
-        self.end(_answer(problem, self.server_state.default_headers, close=True))
+        self.end(refusals.written(problem, self.server_state.default_headers, close=True))
 
     def _head_is_late(self) -> None:
         self._head_timer = None
@@ -240,7 +221,7 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             cause = error.__context__
             if not self._deaf:
-                self._refuse(cause.problem if isinstance(cause, _Verdict) else NOT_HTTP)
+                self._refuse(cause.problem if isinstance(cause, _Verdict) else refusals.NOT_HTTP)
             return
         if (head_was_open and self._head_open) or (body_was_open and self._in_body):
             self._count(len(data))
@@ -257,7 +238,7 @@ class Protocol(HttpToolsProtocol):
         if self._shed:
             if self._hold_timer is None:
                 self._load.refused()
-                self.end(_SHED_AND_CLOSE)
+                self.end(refusals.SHED_AND_CLOSE)
         elif self.cycle.transport is self.transport:
             self.cycle.transport = lingering = _Lingering(self, holds=holds)  # type: ignore[assignment]
             self._lingering = lingering if holds else None
@@ -272,7 +253,7 @@ class Protocol(HttpToolsProtocol):
             self._lingering = None
         if self._in_body and self._shed:
             self._load.refused()
-            self.end(_SHED_AND_CLOSE)
+            self.end(refusals.SHED_AND_CLOSE)
         elif self._in_body and self.cycle.response_complete and not self._deaf:
             self.end()
 
@@ -289,7 +270,7 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins; behind one that ended the connection, none does."""
         if self._deaf:
-            raise _Verdict(NOT_HTTP)
+            raise _Verdict(refusals.NOT_HTTP)
         super().on_message_begin()
         self._head_open = True
         self._head_bytes = self._body_bytes = self._hosts = 0
@@ -345,7 +326,7 @@ class Protocol(HttpToolsProtocol):
         """The host of an absolute target counts, not the Host header beside it (RFC 9112, 3.2.2)."""
         parsed = httptools.parse_url(self.url)
         if parsed.host is None or parsed.path is None:
-            raise _Verdict(NOT_HTTP)
+            raise _Verdict(refusals.NOT_HTTP)
         host = b"[%b]" % parsed.host if b":" in parsed.host else parsed.host
         authority = b"%b:%d" % (host, parsed.port) if parsed.port else host
         self.headers[:] = [(name, authority if name == b"host" else value) for name, value in self.headers]
@@ -373,11 +354,11 @@ class Protocol(HttpToolsProtocol):
         """Refuses a request that was one too many, as cheaply as can be."""
         self._load.refused()
         if self.parser.should_keep_alive() and self.parser.get_method() != b"HEAD" and not self._leaving:
-            self.transport.write(_SHED)
+            self.transport.write(refusals.SHED)
             self.flow.pause_reading()
             self._unread_timer = self.loop.call_later(UNREAD_S, self._read_on)
         else:
-            self.end(_SHED_AND_CLOSE)
+            self.end(refusals.SHED_AND_CLOSE)
 
     def _read_on(self) -> None:
         """After a refusal: the client may ask again, or be as idle as after any other answer."""

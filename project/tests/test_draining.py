@@ -81,8 +81,16 @@ def test_one_that_the_proxy_leaves_idle_is_closed_in_time(serve: Run, database_u
         assert says_hello(connection) == ""
         at = told_to_stop(service)
         assert connection.recv(1) == b""
-        assert 3 < time.monotonic() - at < 8  # uvicorn's own 5 s, which began with the answer
+        assert 3 < time.monotonic() - at < 8  # LEAVING_IDLE_S, counted from the stop
         assert service.process.wait(5) == -signal.SIGTERM
+
+
+def test_the_proxy_is_the_one_that_closes_an_idle_connection(serve: Run, database_url: str) -> None:
+    with draining(serve, database_url, "1") as service, ExitStack() as stack:
+        proxy, stranger = (stack.enter_context(connected_from(service, one)) for one in (PROXY, STRANGER))
+        assert says_hello(proxy) == says_hello(stranger) == ""
+        assert stranger.recv(1) == b""  # after uvicorn's 5 s
+        assert says_hello(proxy) == ""
 
 
 @processes

@@ -4,7 +4,7 @@ import pytest
 
 from project.telemetry.trace_context import accepted, trace_id
 
-TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"  # pragma: allowlist secret
 GOOD = f"00-{TRACE}-{SPAN}-01"
 
 

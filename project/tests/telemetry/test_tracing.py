@@ -17,7 +17,7 @@ from project.tests.gate import Gate
 from project.tests.saga import Saga
 from project.tests.service import Service, environment, free_port, line, wait_until
 
-TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"  # pragma: allowlist secret
 CLIENTS = f"00-{TRACE}-{SPAN}-01"
 MARK = "MRKD77314711"
 SERVER, CLIENT, PRODUCER = 2, 3, 4  # of OTLP's SpanKind
