@@ -83,6 +83,13 @@ class ComposeService:
         }
 
     @property
+    def names(self) -> list[str]:
+        """What others may call it: its own name, and the aliases that it has in its networks."""
+        networks = self.get("networks", [])
+        told = networks.values() if isinstance(networks, dict) else []
+        return [self.name, *(alias for network in told for alias in network["aliases"])]
+
+    @property
     def mounts(self) -> Iterator[Mount]:
         for text in self.get("volumes", []):
             source, target, *mode = text.split(":")
@@ -116,3 +123,8 @@ class ComposeFile:
 
     def __getitem__(self, name: str) -> ComposeService:
         return self.services[name]
+
+    def called(self, name: str) -> ComposeService:
+        """The one service that is meant by a host's name."""
+        [meant] = [service for service in self.services.values() if name in service.names]
+        return meant

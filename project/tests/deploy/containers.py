@@ -60,7 +60,7 @@ class Container:
             if any(f"{word}/".startswith(f"{place}/") or f"{place}/".startswith(f"{word}/") for place in places):
                 return f"{self.root}{word}"
         word = re.sub(r"127\.0\.0\.1:(\d+)", lambda own: f"127.0.0.1:{self.own_ports[int(own[1])]}", word)
-        return re.sub(r"\b([a-z]+):(\d+)\b", self._reached, word)
+        return re.sub(r"\b([a-z.-]+):(\d+)\b", self._reached, word)
 
     def _reached(self, found: re.Match[str]) -> str:
         port = self.ports.get((found[1], int(found[2])))
@@ -156,7 +156,7 @@ class Stack:
         made = Container(service, root, self.image, self.ports)
         if len(made.own_ports) == 1:
             ((inside, outside),) = made.own_ports.items()
-            self.ports[name, inside] = outside
+            self.ports |= {(called, inside): outside for called in service.names}
         self._containers.append(made)
         return made
 

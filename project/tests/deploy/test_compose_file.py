@@ -261,8 +261,9 @@ def addresses(service: ComposeService) -> set[tuple[str, int]]:
 @every(ours)
 def test_each_address_is_a_service_that_listens_there_and_shares_a_network(service: ComposeService) -> None:
     for name, port in addresses(service):
-        assert LISTENS[name] == port
-        assert set(compose[name]["networks"]) & set(service["networks"]), name
+        meant = compose.called(name)
+        assert LISTENS[meant.name] == port
+        assert set(meant["networks"]) & set(service["networks"]), name
 
 
 def test_who_needs_a_session_goes_to_postgres_itself() -> None:
@@ -324,5 +325,5 @@ def test_an_image_is_pinned_to_a_version_or_built_here_by_one_service(service: C
 
 
 def test_the_image_that_is_built_is_the_one_of_the_dockerfile() -> None:
-    assert compose["secrets"]["build"] == {"context": ".", "target": Dockerfile.read().stage}
+    assert compose["migrate"]["build"] == {"context": ".", "target": Dockerfile.read().stage}
     assert (ROOT / compose["pgbouncer"]["build"]["context"] / "Dockerfile").exists()

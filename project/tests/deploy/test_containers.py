@@ -145,14 +145,17 @@ def test_postgres_is_reached_with_its_password_alone_and_set_as_the_file_says(st
 
 def test_the_health_check_of_postgres_holds_for_a_server_by_tcp(stack: Stack) -> None:
     container = stack.container("postgres")
-    _, *words = container.service.health_test or []
-    told = with_programs(container.environment, postgres.binary("pg_isready"))
+    kind, script = container.service.health_test or ["", ""]
+    assert kind == "CMD-SHELL"
+    told = with_programs(container.environment, postgres.binary("psql"))
 
-    def health(port: int) -> int:
-        return subprocess.run(words, env=told | {"PGPORT": str(port)}, check=False, timeout=30).returncode
+    def health(port: int, words: str) -> int:
+        argv = ["sh", "-c", words]
+        return subprocess.run(argv, env=told | {"PGPORT": str(port)}, check=False, timeout=30).returncode
 
-    assert health(stack.ports["postgres", 5432]) == 0
-    assert health(1) == 2
+    assert health(stack.ports["postgres", 5432], script) == 0
+    assert health(1, script) == 2
+    assert health(stack.ports["postgres", 5432], script.replace("claims", "half_made")) == 2
 
 
 def test_valkey_wants_its_password_and_no_list_of_processes_shows_it(stack: Stack) -> None:

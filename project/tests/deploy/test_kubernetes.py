@@ -205,5 +205,6 @@ def test_workers_are_scaled_by_the_age_of_the_oldest_unpaid_claim() -> None:
 
 def test_the_connections_that_all_of_them_may_have_are_told() -> None:
     most = {name(one): one["spec"]["maxReplicas"] for one in of_kind("HorizontalPodAutoscaler")}
-    told = most["claim-process-web"] * 12 + most["claim-process-worker"] * 9
+    web, worker = most["claim-process-web"], most["claim-process-worker"]
+    told = f"{web * 12 + worker * 9}, and {(web + 1) * 12 + (worker + 1) * 9} in a rollout"
     assert f"allows, {told}." in (FOLDER / "configmap.yaml").read_text()
