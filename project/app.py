@@ -132,8 +132,9 @@ def _surround(app: FastAPI, door: Door, cors_origins: Sequence[str]) -> None:
 
 
 _DESCRIPTION = """
-Every answer bears `X-Request-ID`, the request's own if it has one (8 to 64 of `A-Za-z0-9._-`). A W3C `traceparent` is
-taken over, answered, and kept with the claim: payments and the claim's events bear it, too.
+Every answer to a well-formed request bears `X-Request-ID`, the request's own if it has one (8 to 64 of
+`A-Za-z0-9._-`). A W3C `traceparent` is taken over, answered, and kept with the claim: payments and the claim's events
+bear it, too.
 """
 _ALLOWED = [
     "Authorization",

@@ -42,6 +42,7 @@ _log = structlog.get_logger("worker")
 
 REVERSALS_AT_ONCE = 32
 BREAKER_LOOK_S = 0.1
+UNASKED_IS_NEWS_S = 30.0  # a payments service that is started along with us has answered by then
 LEAD_LOCK = 7_260_417  # any constant that nobody else locks
 LEAD_EVERY_S = 1.0
 GAUGES_EVERY_S = 5.0
@@ -74,7 +75,8 @@ class Worker:
         self._publisher = Publisher(
             self._connect, lambda: open_hub(chosen.events, redis_url), f"/{chosen.logging.app_name}"
         )
-        metrics.BREAKER_STATE.set_function(lambda: self._breaker.state)
+        self._started = clock()
+        metrics.BREAKER_STATE.set_function(self._breaker_state)
         REGISTRY.register(self._gauges)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -113,6 +115,11 @@ class Worker:
         if isinstance(outcome, NotCancelled):
             self._reversing.wake_in(outcome.delay_s)
         self._publisher.wake()
+
+    def _breaker_state(self) -> int:
+        """For the metric: -1 while payments has not answered yet and that is no news."""
+        is_new = asyncio.get_running_loop().time() - self._started < UNASKED_IS_NEWS_S
+        return -1 if self._breaker.is_unasked and is_new else self._breaker.state
 
     async def _watch_breaker(self) -> None:
         """Tells when the breaker opens and closes, and asks a service that failed whether it is back."""

@@ -64,10 +64,11 @@ class ClaimRoutes:
         received = await body.read(request, self._settings.max_body_bytes, self._body_timeout_s, self._arriving)
         parsed, fingerprint = await self._parsed(kind, received, packed=packed, keyed=key is not None)
         claim = NewClaim(new_id(), caller_of(request).name, parsed, key, fingerprint, request.scope["traceparent"])
-        with tracing.step("store claim", SpanKind.INTERNAL, claim__id=str(claim.id), claim__lines=len(parsed.lines)):
+        with tracing.step("store claim", SpanKind.INTERNAL, claim__lines=len(parsed.lines)) as step:
             [outcome] = await self._ledger.submit([claim])
-        if isinstance(outcome, Accepted | Replayed):
-            tell(request, claim=str(outcome.claim_id))
+            if isinstance(outcome, Accepted | Replayed):
+                step.tell(claim__id=str(outcome.claim_id))
+                tell(request, claim=str(outcome.claim_id))
         return await self._answer(claim, outcome, minimal=prefers_minimal(request))
 
     async def _parsed(self, kind: str, received: bytes, *, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:

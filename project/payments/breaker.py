@@ -27,6 +27,7 @@ class Breaker:
     def __init__(self, *, unasked: bool = False) -> None:
         """`unasked`: open until the service has answered once; one that was never there costs no claim an attempt."""
         self.state = State.OPEN if unasked else State.CLOSED
+        self.is_unasked = unasked
         self.probe_at = 0.0
         self._failures = 0
         self._pause = UNASKED_PAUSE_S if unasked else FIRST_PAUSE_S
@@ -56,6 +57,7 @@ class Breaker:
     def probed(self, alive: bool, now: float) -> None:
         """The service was asked."""
         if alive:
+            self.is_unasked = False
             self.state = State.HALF_OPEN if self._failures else State.CLOSED
         else:
             self._open(now)

@@ -81,13 +81,14 @@ class Door:
         if not self._knows_for(scope):
             await self._ring.freshen(FRESH_WITHIN_S)
         if not self._knows_for(scope):
-            raise Problem(
+            problem = Problem(
                 503,
                 "Database away",
                 "the database cannot be reached, so nobody can be let in; nothing was stored",
                 kind="/problems/database-away",
                 headers={"Retry-After": "2"},
             )
+            raise _refused("keys_unknown", problem)
         caller = LOCAL if self._ring.mode is Mode.KEYLESS else self._holder(headers)
         if scope not in caller.scopes:
             problem = Problem(

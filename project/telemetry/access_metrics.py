@@ -4,5 +4,5 @@ from prometheus_client import Counter
 
 REFUSED = Counter("access_refused_total", "Requests that were not let in, by reason.", ["reason"])
 
-for _reason in ("no_key", "two_keys", "bad_key", "scope", "keyless"):
+for _reason in ("no_key", "two_keys", "bad_key", "scope", "keyless", "keys_unknown"):
     REFUSED.labels(_reason)

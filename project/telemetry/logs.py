@@ -17,8 +17,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from project.settings import LogSettings
 
-# Libraries that log what we log ourselves, or that print keys and tracebacks of expected faults.
-_SILENCED = ("redis_fastapi", "uvicorn.access")
+# Libraries that log what we log ourselves, or that print keys, clients' bytes, and tracebacks of expected faults.
+_SILENCED = ("redis_fastapi", "uvicorn.access", "opentelemetry", "aiohttp.server")
 _FIRST = ("timestamp", "level", "process", "pid", "event")
 
 

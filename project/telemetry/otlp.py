@@ -4,6 +4,9 @@ Imported by `tracing` when traces are wanted, and by nobody else. Spans leave in
 collector that is away costs spans, never a request.
 """
 
+from collections.abc import Sequence
+
+import structlog
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -16,10 +19,12 @@ from opentelemetry.propagators.textmap import (
     default_setter,
 )
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 
 from project.telemetry import trace_context, tracing
+
+_log = structlog.get_logger("traces")
 
 # What FastAPI writes into a request's span that is the client's own text: a path or a query may name a patient.
 CLIENTS_WORDS = ("url.path", "url.query", "http.request.method_original", "server.address")
@@ -31,10 +36,24 @@ def provider(service: str) -> TracerProvider:
     resource = Resource.create({"service.name": service}).merge(OTELResourceDetector().detect())
     made = TracerProvider(resource=resource, shutdown_on_exit=False)  # `tracing.stop` does, in bounded time
     made.add_span_processor(_Redaction())
-    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    made.add_span_processor(BatchSpanProcessor(_Exporter()))
     trace.set_tracer_provider(made)
     propagate.set_global_textmap(_Traceparent())
     return made
+
+
+class _Exporter(OTLPSpanExporter):
+    """Tells once that the collector takes nothing, and once that it does again. The SDK would tell at every try."""
+
+    _fails = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = super().export(spans)
+        fails = result is not SpanExportResult.SUCCESS
+        if fails != self._fails:
+            _log.warning("traces_not_exported") if fails else _log.info("traces_exported_again")
+            self._fails = fails
+        return result
 
 
 class _Redaction(SpanProcessor):

@@ -11,7 +11,9 @@ _TO_PAID_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.
 
 ATTEMPTS = Counter("payment_attempts_total", "Calls for a payment: paid, refused, unavailable, unknown.", ["result"])
 CALL_SECONDS = Histogram("payment_call_seconds", "Calls to payments: pay, cancel.", ["call"], buckets=_CALL_S)
-BREAKER_STATE = Gauge("payments_breaker_state", "0 closed, 1 half-open, 2 open: no payment is taken.")
+BREAKER_STATE = Gauge(
+    "payments_breaker_state", "0 closed, 1 half-open, 2 open: no payment is taken; -1 new, not answered."
+)
 TO_PAID_SECONDS = Histogram(
     "claim_accepted_to_paid_seconds", "From a claim's acceptance to its payment; redrives left out.", buckets=_TO_PAID_S
 )

@@ -50,7 +50,10 @@ def start(service: str) -> bool:
     """Makes spans from now on, if they are wanted. `service` is their service.name unless the environment has one."""
     global _started  # noqa: PLW0603  one for the process, as OpenTelemetry itself has it
     if _started is None and is_wanted():
-        provider = importlib.import_module(_SDK).provider(service)
+        try:
+            provider = importlib.import_module(_SDK).provider(service)
+        except ValueError as error:  # the SDK's own words may quote a value
+            raise SettingsError("the OTEL_ variables contradict each other, or one has a wrong value") from error
         _started = provider, provider.get_tracer("claim_process")
     return _started is not None
 

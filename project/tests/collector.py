@@ -32,6 +32,7 @@ class Collector:
         self.url = ""
         self.raw: list[bytes] = []
         self.paths: set[str] = set()
+        self.status = 200
         self.answers = Event()
         self.answers.set()
 
@@ -78,7 +79,7 @@ def collecting() -> Iterator[Collector]:
             collector.paths.add(self.path)
             collector.raw.append(self.rfile.read(int(self.headers["Content-Length"])))
             collector.answers.wait()
-            self.send_response(200)
+            self.send_response(collector.status)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

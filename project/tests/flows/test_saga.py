@@ -127,6 +127,7 @@ def test_every_misbehaviour_at_once_ends_with_books_that_balance(saga: Saga) -> 
 def test_an_open_breaker_saves_attempts_but_reversals_and_intake_go_on(saga: Saga, serve: Run) -> None:
     saga.payments.behave(refuse_npis=["2222222222"])
     worker = saga.worker()
+    wait_until(lambda: worker.metric("payments_breaker_state") == 0, "payments has answered it once")
     saga.payments.kill()
     with serve() as service:
         ids = [service.accepted([line(provider_fees=101)])["id"] for _ in range(60)]
@@ -154,9 +155,10 @@ def test_an_open_breaker_lets_reversals_pass(saga: Saga) -> None:
     saga.fetch("UPDATE claim SET status = 'reversing'")
     saga.payments.behave(fail_rate=1)
     saga.submit(40)
-    worker = saga.worker()
-    wait_until(lambda: worker.metric("payments_breaker_state"), "the breaker is open")
-    saga.fetch("UPDATE payment SET state = 'reversing', next_attempt_at = now() WHERE claim_id = $1", claim.id)
+    saga.worker()
+    wait_until(lambda: saga.told("payments_breaker_open"), "so many calls have failed that the breaker is open")
+    due_now = "UPDATE payment SET state = 'reversing', next_attempt_at = now(), leased_until = NULL WHERE claim_id = $1"
+    saga.fetch(due_now, claim.id)
     saga.await_event(claim.id, "reversed", within_s=10)
 
 

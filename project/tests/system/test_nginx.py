@@ -152,6 +152,12 @@ def test_what_clients_and_the_application_say_to_each_other_passes(front: Front)
     assert first.headers["preference-applied"] == "return=minimal"
     assert first.headers["x-request-id"] == "an-id-of-the-client"
     assert front.nginx.logged(request_id="an-id-of-the-client")
+    with front.nginx.client() as anybody:
+        refused = anybody.get("/metrics", headers={"X-Request-ID": "refused-by-nginx"})
+        unfit = anybody.get("/metrics", headers={"X-Request-ID": "no blanks"})
+    assert (refused.status_code, refused.headers["x-request-id"]) == (403, "refused-by-nginx")
+    assert front.nginx.logged(request_id="refused-by-nginx")
+    assert "blanks" not in unfit.headers["x-request-id"]
     assert first.headers["server"] == "nginx"  # without a version
 
 

@@ -119,6 +119,14 @@ def test_no_span_holds_what_a_client_sent(serve: Run, collector: Collector) -> N
         assert not [body for body in collector.raw if MARK.encode() in body]
 
 
+def test_a_replays_span_names_the_claim_that_is_answered(serve: Run, collector: Collector) -> None:
+    with serve(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **QUICKLY) as service:
+        first = service.accepted([line()], Idempotency_Key="once")
+        again = service.accepted([line()], Idempotency_Key="once", traceparent=CLIENTS)
+        assert again["id"] == first["id"]
+        assert collector.await_span("store claim", TRACE).attributes["claim.id"] == first["id"]
+
+
 def test_probes_and_scrapes_make_no_spans(serve: Run, collector: Collector) -> None:
     with serve(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **QUICKLY) as service:
         for path in ("/livez", "/readyz", "/metrics"):
@@ -166,6 +174,17 @@ def test_without_a_collector_the_exporter_is_not_even_imported(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("command", ["web", "worker"])
+def test_variables_that_contradict_each_other_are_refused_in_one_line(command: str, tmp_path: Path) -> None:
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "10"}
+    argv = [sys.executable, "-m", "project", command]
+    surroundings = environment(tmp_path, PORT=str(free_port()), METRICS_PORT=str(free_port()), **settings)
+    done = subprocess.run(argv, env=surroundings, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("claim_process: the OTEL_ variables contradict each other")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["web", "worker"])
 def test_a_protocol_that_is_not_spoken_is_refused_at_start(command: str, tmp_path: Path) -> None:
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     argv = [sys.executable, "-m", "project", command]
@@ -185,7 +204,35 @@ def test_a_collector_that_is_away_or_hangs_costs_no_request_and_no_time(
             assert service.accepted([line()])["id"]
         if hangs:
             wait_until(lambda: collector.raw, "the collector has something")
+        else:
+            wait_until(lambda: "traces_not_exported" in service.log.read_text(), "it is told")
         started = time.monotonic()
         service.stop()
         assert time.monotonic() - started < 8
-        assert "Traceback" not in service.log.read_text()
+        told = service.log.read_text()
+        assert "Traceback" not in told
+        assert told.count("traces_not_exported") <= 1
+        assert '"level":"error"' not in told
+
+
+def test_the_end_of_a_collectors_absence_is_told_once(serve: Run) -> None:
+    settings = {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization:Bearer SECRETTOKEN", **QUICKLY}
+    with collecting() as collector:
+        collector.status = 500
+        with serve(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_TIMEOUT="1", **settings) as service:
+            service.accepted([line()])
+            wait_until(lambda: "traces_not_exported" in service.log.read_text(), "it is told")
+            collector.status = 200
+
+            def told_again() -> bool:
+                service.http.get("/hello")
+                return "traces_exported_again" in service.log.read_text()
+
+            wait_until(told_again, "its end is told")
+            assert "SECRETTOKEN" not in service.log.read_text()
+
+
+@pytest.mark.parametrize("module", ["project.web", "project.worker", "project.commands"])
+def test_propagators_of_a_platform_keep_nobody_from_starting(module: str, tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", f"import {module}"]
+    subprocess.run(argv, env=environment(tmp_path, OTEL_PROPAGATORS="b3,nobodys"), check=True, timeout=30)
