@@ -18,7 +18,8 @@ test: .venv/for-test
 # The same with the lowest versions that requirements*.in claim to support, in an environment of its own. Left out is
 # what no version of a library could change: containers' files, the tools of `make check`, faults of engines and disks.
 NOT_OF_LIBRARIES = deploy ci dead_letters/test_erasure.py flows/test_chaos.py flows/test_disk_full.py flows/test_restore.py \
-	flows/test_make_run.py flows/test_phi.py flows/test_wire_noise.py engines
+	flows/test_make_run.py flows/test_overload.py flows/test_phi.py flows/test_wire_noise.py engines \
+	payments/test_simulation.py test_docs.py test_layout.py test_operations.py
 test-lowest: .venv/for-test
 	$(VENV) -m pip install --quiet --disable-pip-version-check uv
 	$(VENV) -m uv venv --quiet --clear .venv-lowest
