@@ -30,6 +30,8 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 @lru_cache(maxsize=1024)
 def _meters(method: str, route: str, status: int) -> tuple[Any, Any]:
     """The two metrics of a kind of request; looking labels up costs more than counting."""
+    if (method, route) not in metrics.ROUTES:
+        method, route = metrics.UNSERVED
     return (
         metrics.HTTP_REQUESTS.labels(method, route, str(status)),
         metrics.HTTP_SECONDS.labels(method, route),

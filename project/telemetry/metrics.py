@@ -9,15 +9,15 @@ the rate of a counter that begins with its first failure does not show that fail
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-# Every route that is served. All else is one kind of request (UNSERVED), or anybody could make a series for each pair
-# of a method and a path, until a scrape holds more of them than Prometheus takes (`test_a_scrape_stays_small`).
+# Every route that is served. `telemetry.http` counts all else as one kind of request (UNSERVED), or anybody could make
+# a series for each pair of a method and a path, until a scrape holds more of them than Prometheus takes
+# (`test_a_scrape_stays_small`).
 ROUTES = frozenset(
     {
         ("POST", "/claims"),
@@ -39,29 +39,8 @@ ROUTES = frozenset(
 )
 UNSERVED = ("OTHER", "unmatched")
 
-
-def _served(labels: tuple[object, ...]) -> tuple[object, ...]:
-    return labels if labels[:2] in ROUTES else (*UNSERVED, *labels[2:])
-
-
-class RouteCounter(Counter):
-    """A counter whose first two labels are a method and its route."""
-
-    def labels(self, *labelvalues: object, **labelkwargs: object) -> Self:
-        """The series of this route; the common one when it is none of ours."""
-        return super().labels(*_served(labelvalues), **labelkwargs)
-
-
-class RouteHistogram(Histogram):
-    """A histogram whose first two labels are a method and its route."""
-
-    def labels(self, *labelvalues: object, **labelkwargs: object) -> Self:
-        """The series of this route; the common one when it is none of ours."""
-        return super().labels(*_served(labelvalues), **labelkwargs)
-
-
-HTTP_REQUESTS = RouteCounter("http_requests_total", "Requests by route template.", ["method", "route", "status"])
-HTTP_SECONDS = RouteHistogram(
+HTTP_REQUESTS = Counter("http_requests_total", "Requests by route template.", ["method", "route", "status"])
+HTTP_SECONDS = Histogram(
     "http_request_duration_seconds", "Time to the last byte of the answer.", ["method", "route"], buckets=_LATENCY_S
 )
 CLAIMS_ACCEPTED = Counter("claims_accepted_total", "Claims durably stored.")

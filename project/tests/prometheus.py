@@ -5,7 +5,6 @@ Changed is only what depends on where it runs: targets by address where compose 
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from project.tests.service import Daemon, free_port, wait_until
+from project.tests.service import Daemon, free_port, serving, wait_until
 from project.tests.watching import PROMETHEUS, read
 
 
@@ -117,14 +116,8 @@ class _Take(BaseHTTPRequestHandler):
 def receiving() -> Iterator[Receiver]:
     """A receiver of alerts that listens."""
     receiver = Receiver()
-    thread = threading.Thread(target=receiver.serve_forever)
-    thread.start()
-    try:
+    with serving(receiver):
         yield receiver
-    finally:
-        receiver.shutdown()
-        thread.join()
-        receiver.server_close()
 
 
 @contextmanager

@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,19 @@ def line(**changes: Any) -> dict[str, Any]:
         "member_co_ins": 0.00,
         "member_co_pay": 0.00,
     } | changes
+
+
+@contextmanager
+def serving(server: HTTPServer) -> Iterator[None]:
+    """The server of a test's own answers, from a thread, until the block ends."""
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 class Daemon:

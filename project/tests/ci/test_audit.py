@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import trustme
 
-from project.tests.service import ROOT, free_port
+from project.tests.service import ROOT, free_port, serving
 
 HASH = f"--hash=sha256:{'0' * 64}"
 # What this machine would not install is pinned too, so it is audited too.
@@ -41,16 +41,6 @@ ADVISORIES = {
 
 
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-
-
-@contextmanager
 def advisory_service(advisories: dict[tuple[str, str], dict[str, Any]], silent_s: float = 0) -> Iterator[str]:
     """A service of the form of OSV's that knows `advisories`, and is silent for so long before each answer."""
     over = threading.Event()
@@ -69,9 +59,10 @@ def advisory_service(advisories: dict[tuple[str, str], dict[str, Any]], silent_s
         def log_request(self, *_: object) -> None:
             """Nothing: it would stand between the tests' own lines."""
 
-    with serving(Query) as port:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Query)
+    with serving(server):
         try:
-            yield f"http://127.0.0.1:{port}/v1/query"
+            yield f"http://127.0.0.1:{server.server_port}/v1/query"
         finally:
             over.set()
 
@@ -102,8 +93,9 @@ def company_network(certificates: Path) -> Iterator[str]:
         def log_request(self, *_: object) -> None:
             """Nothing: it would stand between the tests' own lines."""
 
-    with serving(Proxy) as port:
-        yield f"http://127.0.0.1:{port}"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    with serving(server):
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 def audit(folder: Path, requirements: str, *options: str, **environment: str) -> tuple[int, str]:
