@@ -154,6 +154,7 @@ class Saga:
         """Stops everything; none may have left a traceback behind."""
         for one in [*self.workers, self.payments]:
             one.close()
+        print(self.logs())  # noqa: T201  pytest shows it with a test that failed
         assert "Traceback" not in self.logs()
 
 

@@ -1,5 +1,6 @@
 """Real web processes for tests, and words of the domain to talk to them with. Used by fixtures and by flows."""
 
+import itertools
 import os
 import random
 import signal
@@ -21,13 +22,24 @@ START_WITHIN_S = 30.0
 WEB = (sys.executable, "-m", "project.web")
 
 
+def _ports() -> Iterator[int]:
+    """Of those that no system gives to outgoing connections, this test process's own share, over and over."""
+    share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+    mine = range(10_240 + share, 32_768, 8)
+    first = random.randrange(len(mine))
+    return itertools.cycle([*mine[first:], *mine[:first]])
+
+
+_own_ports = _ports()
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on, of those that no system gives to outgoing connections: it stays free."""
-    while True:
-        port = random.randrange(10_240, 32_768)
+    """A TCP port that nobody listens on, and that is given to nobody else before whoever asked for it listens."""
+    for port in _own_ports:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("", port))
             return port
+    raise AssertionError("unreachable: the ports go round")
 
 
 def wait_until(condition: Callable[[], Any], what: str, within_s: float = START_WITHIN_S) -> Any:
