@@ -20,11 +20,14 @@ test: .venv/for-test
 NOT_OF_LIBRARIES = deploy ci dead_letters/test_erasure.py flows/test_chaos.py flows/test_disk_full.py flows/test_restore.py \
 	flows/test_make_run.py flows/test_overload.py flows/test_phi.py flows/test_wire_noise.py engines \
 	payments/test_simulation.py test_docs.py test_layout.py test_operations.py
+# ... and faults, which take long; `make soak` has them too (`make test-lowest IN_SHORT=`).
+IN_SHORT = flows/test_saga_faults.py flows/test_faults.py flows/test_faults_of_valkey.py security/test_first_keys.py \
+	security/test_keyless.py test_doctor.py
 test-lowest: .venv/for-test
 	$(VENV) -m pip install --quiet --disable-pip-version-check uv
 	$(VENV) -m uv venv --quiet --clear .venv-lowest
 	$(VENV) -m uv pip install --system-certs --quiet --python .venv-lowest --resolution lowest-direct --requirement requirements-test.in
-	.venv-lowest/bin/python -m pytest $(NOT_OF_LIBRARIES:%=--ignore=project/tests/%)
+	.venv-lowest/bin/python -m pytest $(foreach left,$(NOT_OF_LIBRARIES) $(IN_SHORT),--ignore=project/tests/$(left))
 
 check: .venv/for-test
 	$(VENV) -m ruff check .
@@ -53,6 +56,7 @@ soak: .venv/for-test
 	SIMULATION_SEEDS=10000 $(VENV) -m pytest project/tests/payments/test_simulation.py
 	HOSTILE_EXAMPLES=40000 CONTRACT_EXAMPLES=1000 $(VENV) -m pytest -n 0 \
 		project/tests/flows/test_mutated_requests.py project/tests/test_contract.py
+	$(MAKE) test-lowest IN_SHORT=
 
 # Ratios of two things done in turn in one run, printed as a table.
 bench: .venv/for-test
