@@ -8,10 +8,10 @@ The callbacks (on_*) are called by the parser while it is fed; raising _Verdict 
 """
 
 import asyncio
-import ipaddress
 from typing import Any
 
 import httptools
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from project import refusals
@@ -103,10 +103,8 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes a connection, or tells it that there are too many."""
         super().connection_made(transport)  # type: ignore[arg-type]
-        if self.client and self.config.proxy_headers:
-            address = ipaddress.ip_address(self.client[0])
-            self._is_of_proxy = any(address in ipaddress.ip_network(one) for one in self.config.forwarded_allow_ips)
-        if self._is_of_proxy:
+        if isinstance(self.app, ProxyHeadersMiddleware) and self.client and self.client[0] in self.app.trusted_hosts:
+            self._is_of_proxy = True
             self.timeout_keep_alive = PROXY_IDLE_S
         self._head_timer = self.loop.call_later(self._limits.header_timeout_s, self._head_is_late)
         if len(self.connections) > self._limits.max_connections:

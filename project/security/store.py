@@ -12,7 +12,7 @@ from project.security.scopes import Caller, Scope
 
 # $1 id, $2 name, $3 hash, $4 scopes, $5 expires_at
 CREATE = "INSERT INTO api_key (id, name, hash, scopes, expires_at) VALUES ($1, $2, $3, $4, $5)"
-KEEP = f"{CREATE.replace('$5', 'NULL')} ON CONFLICT (id) DO NOTHING RETURNING id"
+KEEP = f"{CREATE} ON CONFLICT (id) DO NOTHING RETURNING id"
 DIGEST = "SELECT hash FROM api_key WHERE id = $1"
 EVER_MADE = "SELECT EXISTS (SELECT FROM api_key)"
 _IS_LIVE = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())"
@@ -59,7 +59,7 @@ async def create(connection: Any, name: str, scopes: Sequence[Scope], expires_at
 
 async def keep(connection: Any, key_id: UUID, name: str, digest: bytes, scopes: Sequence[Scope]) -> bool:
     """Stores a key that was made elsewhere; whether it was not there yet. One that is there stays as it is."""
-    return await connection.fetchval(KEEP, key_id, name, digest, list(scopes)) is not None
+    return await connection.fetchval(KEEP, key_id, name, digest, list(scopes), None) is not None
 
 
 async def digest_of(connection: Any, key_id: UUID) -> bytes:

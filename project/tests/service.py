@@ -19,13 +19,14 @@ import httpx2
 
 ROOT = Path(__file__).parents[2]
 START_WITHIN_S = 30.0
+SHARES = 8  # more than there are test processes at once
 WEB = (sys.executable, "-m", "project.web")
 
 
 def _ports() -> Iterator[int]:
     """Of those that no system gives to outgoing connections, this test process's own share, over and over."""
-    share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
-    mine = range(10_240 + share, 32_768, 8)
+    share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
+    mine = range(10_240 + share, 32_768, SHARES)
     first = random.randrange(len(mine))
     return itertools.cycle([*mine[first:], *mine[:first]])
 
@@ -35,11 +36,11 @@ _own_ports = _ports()
 
 def free_port() -> int:
     """A TCP port that nobody listens on, and that is given to nobody else before whoever asked for it listens."""
-    for port in _own_ports:
+    while True:
+        port = next(_own_ports)
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("", port))
             return port
-    raise AssertionError("unreachable: the ports go round")
 
 
 def wait_until(condition: Callable[[], Any], what: str, within_s: float = START_WITHIN_S) -> Any:
