@@ -86,6 +86,11 @@ def supervised(port: int, child: Sequence[str] = ()) -> list[str]:
     return [sys.executable, script, *(child or [sys.executable, "-c", CHEAP_CHILD, str(port)])]
 
 
+def _heed_sighup() -> None:
+    """As a terminal starts it, also where the tests themselves run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @contextmanager
 def supervising(
     data_dir: Path, argv: Sequence[str] = (), port: int | None = None, child: Sequence[str] = (), **settings: str
@@ -102,6 +107,7 @@ def supervising(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=_heed_sighup,  # noqa: PLW1509  it takes no lock that another thread may hold
     )
     supervisor = Supervisor(process, data_dir, port)
     try:
