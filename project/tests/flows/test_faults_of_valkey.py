@@ -1,5 +1,6 @@
 """Valkey is killed, emptied and stalled under load: intake, ranking and limiter go on."""
 
+import json
 import os
 import signal
 import time
@@ -99,6 +100,12 @@ def seconds_of_ranking(web: Service) -> float:
     return time.monotonic() - started
 
 
+def seconds_of_intake(web: Service) -> list[float]:
+    """How long each claim so far was in the service's hands, as its log has it."""
+    rows = [json.loads(row) for row in web.log.read_text().splitlines()]
+    return [row["ms"] / 1000 for row in rows if (row.get("method"), row.get("route")) == ("POST", "/claims")]
+
+
 def test_a_valkey_that_hangs_delays_dashboards_by_a_second_and_intake_not_at_all(cached: Cached) -> None:
     """The limiter waits once and the ranking once, whether connections stand or are to be made."""
     web = cached.web
@@ -114,5 +121,9 @@ def test_a_valkey_that_hangs_delays_dashboards_by_a_second_and_intake_not_at_all
     assert max(took) < 2 * WAIT_S + SLOW_MACHINE_S + 1.0  # forty at once
     assert {answer.status_code for answer in load.answers} == {201}
     assert len(load.answers) > 50
-    assert max(answer.elapsed.total_seconds() for answer in load.answers) < WAIT_S
+    # The start of forty threads holds up the clients of this very process, each in the request that it has in hand, so
+    # for these two the word of the service itself must do.
+    assert sorted(answer.elapsed.total_seconds() for answer in load.answers)[-3] < WAIT_S
+    wait_until(lambda: len(seconds_of_intake(web)) > len(load.answers), "all claims are in the log")
+    assert max(seconds_of_intake(web)) < WAIT_S
     wait_until(lambda: left(web) is not None, "the limiter counts again")
