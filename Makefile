@@ -20,9 +20,11 @@ test: .venv/for-test
 NOT_OF_LIBRARIES = deploy ci dead_letters/test_erasure.py flows/test_chaos.py flows/test_disk_full.py flows/test_restore.py \
 	flows/test_make_run.py flows/test_overload.py flows/test_phi.py flows/test_wire_noise.py engines \
 	payments/test_simulation.py test_docs.py test_layout.py test_operations.py
-# ... and faults, which take long; `make soak` has them too (`make test-lowest IN_SHORT=`).
-IN_SHORT = flows/test_saga_faults.py flows/test_faults.py flows/test_faults_of_valkey.py security/test_first_keys.py \
-	security/test_keyless.py test_doctor.py
+# ... and what takes long: faults, commands, searches at random. `make soak` has them too (`make test-lowest IN_SHORT=`).
+IN_SHORT = claims/test_intake.py claims/test_large_bodies.py dead_letters/test_dead_letters.py flows/test_faults.py \
+	flows/test_faults_of_valkey.py flows/test_money.py flows/test_mutated_requests.py flows/test_saga_faults.py \
+	security/test_first_keys.py security/test_keyless.py security/test_keys.py security/test_matrix.py \
+	telemetry/test_logs.py test_doctor.py test_draining.py test_protocol_limits.py test_worker.py
 test-lowest: .venv/for-test
 	$(VENV) -m pip install --quiet --disable-pip-version-check uv
 	$(VENV) -m uv venv --quiet --clear .venv-lowest

@@ -20,6 +20,12 @@ from project.tests.service import Service, environment, running, wait_until
 
 _numbers = itertools.count(1)
 VALKEY_DATABASES = 16
+LONG = {"flows", "test_nginx_restart.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules that take long come first, so that no test process has one left to do when the others are through."""
+    items.sort(key=lambda item: (not LONG.isdisjoint(item.path.parts), item.path), reverse=True)
 
 
 @contextmanager
@@ -70,7 +76,8 @@ def template(places: Places) -> Places:
     return places
 
 
-def _new_database(places: Places, template: str) -> Iterator[str]:
+def new_database(places: Places, template: str) -> Iterator[str]:
+    """A copy of the database of that name, which nobody may be connected to; gone at the end."""
     name = f"test{next(_numbers)}"
     execute(places, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield places.postgres_url.replace(f"/{DATABASE}?", f"/{name}?")
@@ -80,13 +87,13 @@ def _new_database(places: Places, template: str) -> Iterator[str]:
 @pytest.fixture
 def database_url(template: Places) -> Iterator[str]:
     """A migrated database without rows, for one test."""
-    yield from _new_database(template, DATABASE)
+    yield from new_database(template, DATABASE)
 
 
 @pytest.fixture
 def empty_database_url(places: Places) -> Iterator[str]:
     """A database without tables, for one test."""
-    yield from _new_database(places, "template0")
+    yield from new_database(places, "template0")
 
 
 def _empty_redis(places: Places) -> str:
@@ -105,7 +112,7 @@ def redis_url(places: Places) -> str:
 @pytest.fixture(scope="module")
 def shared_database_url(template: Places) -> Iterator[str]:
     """A migrated database that the tests of a module share."""
-    yield from _new_database(template, DATABASE)
+    yield from new_database(template, DATABASE)
 
 
 @pytest.fixture(scope="module")

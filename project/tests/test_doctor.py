@@ -3,13 +3,18 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from copy import copy
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from project.doctor import listed
+from project.engines.places import Places
+from project.tests.conftest import new_database
 from project.tests.payments.test_client import http, scripted
-from project.tests.saga import Saga
+from project.tests.saga import Saga, performing
 from project.tests.service import environment, line
 
 
@@ -22,8 +27,7 @@ def doctor(saga: Saga, **settings: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
-@pytest.fixture
-def quiet(saga: Saga) -> Saga:
+def settle(saga: Saga) -> None:
     """Ten claims, nine of them paid and one reversed, longer ago than a minute."""
     saga.payments.behave(refuse_npis=["2222222222"])
     worker = saga.worker()
@@ -32,6 +36,31 @@ def quiet(saga: Saga) -> Saga:
     saga.await_quiet()
     worker.stop()
     saga.fetch("UPDATE claim_event SET at = at - interval '2 min'")
+
+
+@pytest.fixture(scope="module")
+def settled(
+    shared_database_url: str, shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Saga]:
+    """Those claims, for all tests to look at."""
+    with performing(tmp_path_factory.mktemp("saga"), shared_database_url, shared_redis_url) as saga:
+        settle(saga)
+        yield saga
+
+
+@pytest.fixture
+def quiet(settled: Saga, places: Places) -> Iterator[Saga]:
+    """Those claims in a database of the test's own; payments' ledger is only looked at."""
+    for url in new_database(places, urlsplit(settled.database_url).path.removeprefix("/")):
+        own = copy(settled)
+        own.database_url = url
+        yield own
+
+
+@pytest.fixture
+def changing(saga: Saga) -> Saga:
+    """Those claims where payments' ledger is the test's own, too."""
+    settle(saga)
     return saga
 
 
@@ -95,17 +124,17 @@ def pay(saga: Saga, key: str, amount: str) -> None:
     assert saga.payments.http.post("/payments", headers={"Idempotency-Key": key}, json=body).status_code == 201
 
 
-def test_a_payment_that_nobody_owes_is_found(quiet: Saga) -> None:
-    [(claim_id,)] = quiet.fetch("SELECT id FROM claim LIMIT 1")
-    pay(quiet, f"{claim_id}:1", "50.25")  # the same claim a second time
-    code, found = doctor(quiet)
+def test_a_payment_that_nobody_owes_is_found(changing: Saga) -> None:
+    [(claim_id,)] = changing.fetch("SELECT id FROM claim LIMIT 1")
+    pay(changing, f"{claim_id}:1", "50.25")  # the same claim a second time
+    code, found = doctor(changing)
     assert (code, found["payments"]["difference"], len(found["payments"]["disagreements"])) == (1, 50.25, 1)
 
 
-def test_a_claim_that_was_never_paid_there_is_found(quiet: Saga) -> None:
-    [(claim_id,)] = quiet.fetch("SELECT id FROM claim LIMIT 1")
-    assert quiet.payments.http.post("/payments/cancel", json={"idempotency_key": f"{claim_id}:0"}).status_code == 200
-    code, found = doctor(quiet)
+def test_a_claim_that_was_never_paid_there_is_found(changing: Saga) -> None:
+    [(claim_id,)] = changing.fetch("SELECT id FROM claim LIMIT 1")
+    assert changing.payments.http.post("/payments/cancel", json={"idempotency_key": f"{claim_id}:0"}).status_code == 200
+    code, found = doctor(changing)
     assert (code, found["payments"]["difference"]) == (1, -50.25)
 
 
@@ -114,10 +143,10 @@ def test_another_amount_there_is_found(quiet: Saga) -> None:
     assert doctor(quiet)[1]["payments"]["difference"] == -1
 
 
-def test_what_moves_is_not_compared(quiet: Saga) -> None:
-    [claim] = quiet.submit()
-    pay(quiet, f"{claim.id}:0", "0.00")  # paid there, not yet settled here
-    assert doctor(quiet)[0] == 0
+def test_what_moves_is_not_compared(changing: Saga) -> None:
+    [claim] = changing.submit()
+    pay(changing, f"{claim.id}:0", "0.00")  # paid there, not yet settled here
+    assert doctor(changing)[0] == 0
 
 
 @pytest.mark.parametrize("body", [b'{"items": ["x"]}', b'{"items": 7}', b"[]", b"\xff", b'{"items":' + b"[" * 60_000])

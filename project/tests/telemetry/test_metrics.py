@@ -35,7 +35,7 @@ def post_many(service: Service, count: int) -> None:
     """Claims over fresh connections, so that all processes get some."""
 
     def post(_: int) -> int:
-        return httpx2.post(f"{service.url}/claims", json=[line(), line()], timeout=20).status_code
+        return service.submit([line(), line()], Connection="close").status_code
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(post, range(count))) == {201}
