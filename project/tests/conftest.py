@@ -76,6 +76,7 @@ def template(places: Places) -> Places:
     return places
 
 
+@contextmanager
 def new_database(places: Places, template: str) -> Iterator[str]:
     """A copy of the database of that name, which nobody may be connected to; gone at the end."""
     name = f"test{next(_numbers)}"
@@ -87,13 +88,15 @@ def new_database(places: Places, template: str) -> Iterator[str]:
 @pytest.fixture
 def database_url(template: Places) -> Iterator[str]:
     """A migrated database without rows, for one test."""
-    yield from new_database(template, DATABASE)
+    with new_database(template, DATABASE) as url:
+        yield url
 
 
 @pytest.fixture
 def empty_database_url(places: Places) -> Iterator[str]:
     """A database without tables, for one test."""
-    yield from new_database(places, "template0")
+    with new_database(places, "template0") as url:
+        yield url
 
 
 def _empty_redis(places: Places) -> str:
@@ -112,7 +115,8 @@ def redis_url(places: Places) -> str:
 @pytest.fixture(scope="module")
 def shared_database_url(template: Places) -> Iterator[str]:
     """A migrated database that the tests of a module share."""
-    yield from new_database(template, DATABASE)
+    with new_database(template, DATABASE) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

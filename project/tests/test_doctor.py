@@ -51,7 +51,7 @@ def settled(
 @pytest.fixture
 def quiet(settled: Saga, places: Places) -> Iterator[Saga]:
     """Those claims in a database of the test's own; payments' ledger is only looked at."""
-    for url in new_database(places, urlsplit(settled.database_url).path.removeprefix("/")):
+    with new_database(places, urlsplit(settled.database_url).path.removeprefix("/")) as url:
         own = copy(settled)
         own.database_url = url
         yield own

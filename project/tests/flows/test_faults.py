@@ -6,7 +6,6 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import httpx2
@@ -115,24 +114,10 @@ def reads_are_503(service: Service) -> bool:
 
 
 def test_one_key_200_times_at_once_over_two_processes_makes_one_claim(serve: Run, database_url: str) -> None:
-    """Who is told 503, which a machine that stands still for a second does to a few, asks again as it is told to."""
     with serve() as one, serve() as other, ThreadPoolExecutor(50) as pool:
-        refused: list[Any] = []
-
-        def answered(service: Service) -> Any:
-            answer = service.submit([line()], Idempotency_Key="once")
-            if answer.status_code != 503:
-                return answer
-            refused.append(answer)
-            return None
-
-        def post(service: Service) -> Any:
-            return wait_until(lambda: answered(service), "an answer that is no 503")
-
-        answers = list(pool.map(post, [one, other] * 100))
-        assert {answer.status_code for answer in answers} <= {201, 409}
-        assert len(refused) <= 10, [answer.json() for answer in refused]
-        assert all("retry-after" in answer.headers for answer in refused)
+        answers = list(pool.map(lambda service: service.submit([line()], Idempotency_Key="once"), [one, other] * 100))
+        codes = [answer.status_code for answer in answers]
+        assert set(codes) <= {201, 409}, [answer.text for answer in answers if answer.status_code not in (201, 409)]
         made = {answer.json()["id"] for answer in answers if answer.status_code == 201}
         assert len(made) == 1
         assert stored_ids(database_url) == made

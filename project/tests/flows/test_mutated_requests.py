@@ -15,7 +15,7 @@ from project import audit
 from project.tests.flows.mutations import Post, gets, posts
 from project.tests.service import Service
 
-EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "400"))
+EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "700"))
 WITHIN_S = 5.0
 searching = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 

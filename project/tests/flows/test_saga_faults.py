@@ -54,7 +54,7 @@ def test_a_worker_killed_at_any_step_is_followed_by_another(saga: Saga, when: st
         [claim] = saga.submit(1, line(provider_fees=181.25))
         wait_until(lambda: saga.workers[0].process.poll() is not None, "the worker was killed")
         killed = time.monotonic()
-        if (when, path) != ("before", "/payments"):  # there the lease is waited for, elsewhere its end is brought near
+        if (when, path) != ("after", "/payments"):  # there the lease is waited for, elsewhere its end is brought near
             saga.fetch("UPDATE payment SET leased_until = now()")
         saga.worker(PAYMENTS_URL=gate.url)
         saga.await_event(claim.id, "reversed" if refused else "paid")

@@ -8,7 +8,7 @@ from pathlib import Path
 from project.tests.payments.simulation import simulate
 from project.tests.service import environment
 
-SEEDS = int(os.environ.get("SIMULATION_SEEDS", "200"))
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "300"))
 FIRST = int(os.environ.get("SIMULATION_FIRST_SEED", "1"))
 
 
