@@ -38,12 +38,12 @@ check: .venv/for-test
 	$(VENV) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
 	$(VENV) -m pytest project/tests/test_migrations.py
 	$(VENV) .ci/secret_scan.py .
-	$(VENV) .ci/audit.py requirements.txt requirements-test.txt
+	$(VENV) .ci/audit.py requirements.txt requirements-test.txt requirements-bench.txt
 
 # Two parts of `make check` alone: known vulnerabilities of what is pinned, which needs a network (and says "skipped"
 # without one), and secrets in the checkout.
 audit: .venv/for-test
-	$(VENV) .ci/audit.py requirements.txt requirements-test.txt
+	$(VENV) .ci/audit.py requirements.txt requirements-test.txt requirements-bench.txt
 
 secrets: .venv/for-test
 	$(VENV) .ci/secret_scan.py .
@@ -60,10 +60,11 @@ soak: .venv/for-test
 		project/tests/flows/test_mutated_requests.py project/tests/test_contract.py
 	$(MAKE) test-lowest IN_SHORT=
 
-# Ratios of two things done in turn in one run, printed as a table.
-bench: .venv/for-test
+# Ratios of two things done in turn in one run; writes docs/performance.md. QUICK=1: all of it in short, in two minutes,
+# printed only. BENCH is for further words: make bench BENCH="--only intake". pgbench comes with the Postgres wheel.
+bench: .venv/for-bench
 	@command -v wrk >/dev/null || { echo "make bench needs wrk; install: wrk" >&2; exit 1; }
-	$(VENV) -m bench.overload
+	$(VENV) -m bench $(if $(QUICK),--quick) $(BENCH)
 
 # Thousands of claims and random violence against every process for CHAOS_SECONDS (180), then the reckoning. It tells
 # its CHAOS_SEED. `make test` holds a short form.
@@ -90,7 +91,7 @@ format: .venv/for-test
 # Pins what requirements*.in ask for, with hashes, for every platform. uv comes into an environment of its own.
 lock: .venv/for-run
 	$(VENV) -m pip install --quiet --disable-pip-version-check uv
-	for name in requirements requirements-test; do \
+	for name in requirements requirements-test requirements-bench; do \
 		$(VENV) -m uv pip compile --system-certs --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 			--no-emit-find-links --custom-compile-command "make lock" $$name.in --output-file $$name.txt; done
 
@@ -104,4 +105,8 @@ lock: .venv/for-run
 
 .venv/for-test: requirements-test.txt | .venv/bin/python
 	$(PIP) --requirement requirements-test.txt
+	@touch $@
+
+.venv/for-bench: requirements-bench.txt | .venv/for-test
+	$(PIP) --requirement requirements-bench.txt
 	@touch $@

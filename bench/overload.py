@@ -1,65 +1,38 @@
-"""`python -m bench.overload`: what is left of the pace when three times as much is offered as can be taken.
+"""Rows about what is left of the pace when three times as much is offered as can be taken. Called by `__main__`.
 
-The whole service as `make run` starts it, one web process, worker and stand-in at work. In turn: PEAK_CLIENTS clients
-that post without a pause, then so many that post about three times what those brought through, whatever they are
-answered. Beside the second load /livez and /readyz are asked ten times a second, and after it the first load starts
-again: its first second tells how fast the service is itself again. Prints the pairs, their median and spread.
+In turn: PEAK_CLIENTS clients that post without a pause, then so many that post about three times what those brought
+through, whatever they are answered. Beside the second load /livez and /readyz are asked ten times a second, and after
+it the first load starts again: its first second tells how fast the service is itself again.
 """
 
-import argparse
-import asyncio
-import json
-import os
-import signal
-import statistics
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
-import asyncpg
+from bench import wrk
+from bench.ground import MINIMAL, Ground
+from bench.rows import Figures, Row, Spec, in_turn
 
-from project.engines.places import Places
-from project.tests.service import ROOT, environment, free_port, wait_until
-from project.tests.supervision import processes_of
-
-SCRIPT = Path(__file__).parent / "post.lua"
 PEAK_CLIENTS = 64
 TIMES = 3
 OVERLOADING_CLIENTS = 900
 ASK_EVERY_S = 0.1
+AGAIN_S = 1.0
 
-
-@dataclass(frozen=True)
-class Run:
-    """One run of wrk: answers a second and their latencies."""
-
-    accepted: float
-    refused: float
-    other: int
-    p99_ms: float
-
-    @property
-    def offered(self) -> float:
-        """Requests a second, whatever became of them."""
-        return self.accepted + self.refused
-
-
-def load(url: str, clients: int, seconds: float, pause_ms: float = 0.0) -> Run:
-    """Runs wrk."""
-    argv = ["wrk", "-t1", f"-c{clients}", f"-d{seconds:g}s", "--latency", "-s", str(SCRIPT), url]
-    done = subprocess.run(
-        argv, env={**os.environ, "PAUSE_MS": f"{pause_ms:.0f}"}, capture_output=True, text=True, check=True
-    )
-    told = json.loads(done.stdout.strip().splitlines()[-1])
-    rate = {name: told[name] / told["seconds"] for name in ("accepted", "refused")}
-    return Run(rate["accepted"], rate["refused"], told["other"], told["p99_ms"])
+SPECS = (
+    Spec(
+        "overload-kept", f"claims accepted a second while {TIMES} times as much is offered", "at the top load",
+        f"{OVERLOADING_CLIENTS} clients that ask again after a 503, against {PEAK_CLIENTS} that post without a pause",
+        0.8, "claims/s",
+    ),
+    Spec(
+        "overload-after", "claims accepted in the first second after that", "at the top load",
+        "how soon the service is itself again",
+        None, "claims/s",
+    ),
+)  # fmt: skip
 
 
 class Health:
@@ -94,88 +67,69 @@ class Health:
             thread.join()
 
 
-@contextmanager
-def service(folder: Path) -> Iterator[str]:
-    """The URL of a service of its own."""
-    port = free_port()
-    settings = {"PAYMENTS_PORT": str(free_port()), "METRICS_PORT": str(free_port()), "LOG_LEVEL": "warning"}
-    with (folder / "log").open("wb") as log:
-        running = subprocess.Popen(
-            [sys.executable, "-m", "project"],
-            cwd=folder,
-            env=environment(folder / "var", PORT=str(port), **settings),
-            stdout=log,
-            stderr=log,
+class Overload:
+    """Both loads in turn, on the ground's own service."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._times = (
+            1.0  # by how much a client must be more hasty than its pause says, since it also waits for answers
         )
-    try:
-        wait_until(lambda: "serving:" in (folder / "log").read_text(), "it serves", within_s=120)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        running.send_signal(signal.SIGINT)
-        running.wait(60)
+
+    def _load(self, clients: int, seconds: float, pause_ms: float = 0.0) -> wrk.Run:
+        """Every acknowledged claim is stored; other answers than 201 and 503 are counted, not refused: see the note."""
+        service = self._ground.service
+        with service.stores_all(OVERLOADING_CLIENTS + PEAK_CLIENTS) as stored:  # the last load may have left some, too
+            run = wrk.run(
+                service.url, "/claims", seconds, self._ground.bodies("uniform"), clients,
+                COUNT="1", PREFER=MINIMAL, PAUSE_MS=f"{pause_ms:.0f}",
+            )  # fmt: skip
+            stored.acknowledged = run.accepted
+        return run
+
+    def measure(self) -> dict[str, float]:
+        """A pair, and what was seen beside it."""
+        service, seconds = self._ground.service, self._ground.plan.seconds
+        before_mib = service.memory_mib("project.web")
+        peak = self._load(PEAK_CLIENTS, seconds)
+        service.await_drained()
+        pause_ms = OVERLOADING_CLIENTS / (TIMES * peak.rate) * 1000 / self._times
+        with Health(service.url).watched() as health:
+            over = self._load(OVERLOADING_CLIENTS, seconds, pause_ms)
+        self._times *= TIMES / (over.rate / peak.rate)
+        after_mib = service.memory_mib("project.web")
+        again = self._load(PEAK_CLIENTS, AGAIN_S)
+        service.await_drained()
+        return {
+            "peak": peak.accepted / peak.seconds,
+            "over": over.accepted / over.seconds,
+            "again": again.accepted / again.seconds,
+            "offered": over.rate / peak.rate,
+            "other": over.other,
+            "p99": over.p99_ms,
+            "health": health.slowest_s * 1000,
+            "failures": health.failures,
+            "before": before_mib,
+            "after": after_mib,
+        }
 
 
-def web_memory_mib(folder: Path) -> float:
-    """What the web process has in memory."""
-    for pid in processes_of(folder / "var"):
-        if b"project.web" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:", 1)[1].split()[0]) / 1024
-    raise RuntimeError("there is no web process")
+def measure(ground: Ground, wanted: Sequence[Spec]) -> Iterator[Row]:
+    """The rows that are wanted."""
+    overload = Overload(ground)
+    if not ground.plan.quick:
+        overload.measure()  # learns how long the clients must pause
+    figures = in_turn(ground.plan.slow_pairs, {"overload": overload.measure})
+    for spec in wanted:
+        name, note = ("over", _seen(figures)) if spec.key == "overload-kept" else ("again", "")
+        yield Row(spec, figures[name], figures["peak"], note)
 
 
-def drained(folder: Path) -> bool:
-    """Whether the worker has paid all that was accepted; it takes its share of the processors until then."""
-
-    async def ask() -> bool:
-        connection = await asyncpg.connect(Places(folder / "var").postgres_url)
-        try:
-            return not await connection.fetchval("SELECT EXISTS (SELECT FROM payment WHERE state = 'due')")
-        finally:
-            await connection.close()
-
-    return asyncio.run(ask())
-
-
-def measure(pairs: int, seconds: float) -> None:
-    """Runs all of it and prints the table."""
-    kept: list[float] = []
-    recovered: list[float] = []
-    with tempfile.TemporaryDirectory() as made, service(Path(made)) as url:
-        folder = Path(made)
-        load(url, PEAK_CLIENTS, seconds)  # warm
-
-        def await_drained() -> None:
-            wait_until(lambda: drained(folder), "the backlog is drained", within_s=300)
-
-        times = 1.0  # by how much a client must be more hasty than its pause says, since it also waits for answers
-        for number in range(1, pairs + 1):
-            await_drained()
-            before_mib = web_memory_mib(folder)
-            peak = load(url, PEAK_CLIENTS, seconds)
-            pause_ms = OVERLOADING_CLIENTS / (TIMES * peak.accepted) * 1000 / times
-            await_drained()
-            with Health(url).watched() as health:
-                over = load(url, OVERLOADING_CLIENTS, seconds, pause_ms)
-            times *= TIMES / (over.offered / peak.accepted)
-            after_mib = web_memory_mib(folder)
-            again = load(url, PEAK_CLIENTS, 1)
-            kept.append(over.accepted / peak.accepted)
-            recovered.append(again.accepted / peak.accepted)
-            print(
-                f"{number}: peak {peak.accepted:.0f}/s; offered {over.offered / peak.accepted:.1f} times that: "
-                f"accepted {over.accepted:.0f}/s ({kept[-1]:.2f}), refused {over.refused:.0f}/s, other {over.other}, "
-                f"p99 of all answers {over.p99_ms:.0f} ms; health at most {health.slowest_s * 1000:.0f} ms, "
-                f"{health.failures} failures; web {before_mib:.0f} -> {after_mib:.0f} MiB; "
-                f"first second after {recovered[-1]:.2f}"
-            )
-    for name, ratios in (("kept of the pace", kept), ("first second after", recovered)):
-        print(f"{name}: median {statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each load")
-    chosen = parser.parse_args()
-    os.chdir(ROOT)
-    measure(chosen.pairs, chosen.seconds)
+def _seen(figures: Figures) -> str:
+    return (
+        f"{min(figures['offered']):.1f} to {max(figures['offered']):.1f} times as much was offered; "
+        f"{sum(figures['other']):.0f} answers were neither 201 nor 503; "
+        f"p99 of all answers at most {max(figures['p99']):.0f} ms; "
+        f"/livez and /readyz within {max(figures['health']):.0f} ms, "
+        f"{sum(figures['failures']):.0f} failures; web {figures['before'][0]:.0f} -> {figures['after'][-1]:.0f} MiB"
+    )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.families import SPECS
 from project.tests.service import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -47,3 +48,11 @@ def test_security_answers_each_risk_of_the_list_with_a_test() -> None:
     assert [int(number) for number in rows] == list(range(1, 11))
     for row in (ROOT / "docs" / "security.md").read_text().splitlines():
         assert not row.startswith("| API") or _TEST.search(row), row
+
+
+def test_the_measured_table_has_every_row() -> None:
+    """Where it was measured at all (`make bench`)."""
+    page = ROOT / "docs" / "performance.md"
+    rows = page.read_text() if page.exists() else "".join(spec.what for spec in SPECS)
+    assert [spec.key for spec in SPECS if spec.what not in rows] == []
+    assert len({spec.key for spec in SPECS}) == len(SPECS)
