@@ -21,6 +21,8 @@ from project import db
 from project.claims.answers import cursor_after
 from project.providers.ranking import from_totals
 
+Sides = dict[str, tuple[Sequence[float], Sequence[float]]]  # of rows, by their keys
+
 FIRST_NPIS = 1_000
 LONGEST_S = 3.0  # of a run of claims: the small service shall stay small
 WRITES = 300  # claims a second beside the ranking
@@ -114,9 +116,9 @@ class Growth:
         growing.add(self.grown, npis - self.npis, npis - self.npis, self.npis)
         self.npis = npis
 
-    def both(self, pairs: int) -> Figures:
-        """A claim and the ranking, on the small service and on the grown one."""
-        return in_turn(pairs, {
+    def both(self, *, last: bool) -> Figures:
+        """A claim, a page and the ranking, on the small service and on the grown one; in full at the last size."""
+        return in_turn(self.plan.slow_pairs if last else self.plan.between_pairs, {
             "small claim": partial(self._claim, "small claim", self.small, FIRST_NPIS, refill=True),
             "grown claim": partial(self._claim, "grown claim", self.grown, self.npis),
             "small page": partial(self._page, "small page", self.small, _OF_PROVIDER),
@@ -124,9 +126,9 @@ class Growth:
             **self._rankings(),
         })  # fmt: skip
 
-    def rankings(self, pairs: int) -> Figures:
+    def rankings(self) -> Figures:
         """The ranking alone."""
-        return in_turn(pairs, self._rankings())
+        return in_turn(self.plan.slow_pairs, self._rankings())
 
     def _rankings(self) -> dict[str, Side]:
         return {
@@ -168,7 +170,7 @@ class Growth:
         stack.await_drained()
         return {name: statistics.median(times) * 1000}
 
-    def pages(self, pairs: int) -> Figures:
+    def pages(self) -> Figures:
         """Pages at all depths, of all claims and of one provider's."""
         sides: dict[str, Side] = {}
         for name, route, query in (("all", _OF_ALL, _ID_OF_ALL), ("provider", _OF_PROVIDER, _ID_OF_PROVIDER)):
@@ -178,7 +180,7 @@ class Growth:
                 sides[f"{name} {depth}"] = partial(
                     self._page, f"{name} {depth}", self.grown, f"{route}&cursor={cursor}"
                 )
-        return in_turn(pairs, sides)
+        return in_turn(self.plan.slow_pairs, sides)
 
     @staticmethod
     def _page(name: str, stack: Stack, route: str) -> dict[str, float]:
@@ -201,41 +203,69 @@ async def _ranked(url: str, seconds: float) -> list[float]:
 def measure(ground: Ground, wanted: Sequence[Spec]) -> Iterator[Row]:
     """The rows that are wanted; all that they share is measured for any of them."""
     growth, plan = Growth(ground), ground.plan
-    by_lines, by_npis = Curve(*_BY_LINES, logarithmic=True), Curve(*_BY_NPIS, logarithmic=True)
-    rows: dict[str, tuple[Sequence[float], Sequence[float]]] = {}
-    for lines in plan.growing_lines:
-        growth.grow(lines)
-        print(f"  {lines:,} lines:", flush=True)
-        at_lines = growth.both(plan.slow_pairs if lines == plan.growing_lines[-1] else plan.between_pairs)
-        _add_points(by_lines, lines, at_lines)
-    rows["growth-claim"] = at_lines["grown claim"], at_lines["small claim"]
-    rows["growth-first-page-provider"] = at_lines["grown page"], at_lines["small page"]
-    rows["growth-ranking-lines"] = at_lines["grown ranking"], at_lines["small ranking"]
-    print("  pages:", flush=True)
-    pages, curve = growth.pages(plan.slow_pairs), Curve(*_PAGES, logarithmic=True)
-    for name, key in (("all", "growth-pages"), ("provider", "growth-pages-provider")):
-        depths = sorted(int(side.split()[1]) for side in pages if side.startswith(f"{name} "))
-        rows[key] = pages[f"{name} {depths[-1]}"], pages[f"{name} 0"]
-        curve.series[_SERIES[name]] = [(max(depth, 1), statistics.median(pages[f"{name} {depth}"])) for depth in depths]
-    for npis in plan.growing_npis:
-        growth.spread(npis)
-        print(f"  {npis:,} NPIs:", flush=True)
-        at_npis = growth.both(plan.slow_pairs if npis == plan.growing_npis[-1] else plan.between_pairs)
-        _add_points(by_npis, npis, at_npis)
-    rows["growth-claim-npis"] = at_npis["grown claim"], at_npis["small claim"]
-    rows["growth-ranking"] = at_npis["grown ranking"], at_npis["small ranking"]
-    growing.churn(growth.grown, plan.churn_commits)
-    print(f"  {plan.churn_commits:,} commits to hot NPIs later:", flush=True)
-    churned = growth.rankings(plan.slow_pairs)
-    rows["growth-ranking-hot"] = churned["grown ranking"], churned["small ranking"]
+    rows = _by_lines(growth, ground) | _by_depth(growth, ground) | _by_npis(growth, ground) | _after_an_hour(growth)
     for stack in (growth.small, growth.grown):
         stack.check_books()
-    ground.curves += [by_lines, by_npis, curve]
-    note = (
-        f"in short: {growth.lines:,} lines, {growth.npis:,} NPIs, {plan.churn_commits:,} commits" if plan.quick else ""
-    )
+    lines, npis, minutes = plan.growing_lines[-1], plan.growing_npis[-1], plan.churn_minutes
+    sizes = f"in short: {lines:,} lines, {npis:,} NPIs, {minutes} minutes" if plan.quick else ""
     for spec in wanted:
-        yield Row(spec, *rows[spec.key], note)
+        yield Row(spec, *rows[spec.key], sizes)
+
+
+def _by_lines(growth: Growth, ground: Ground) -> Sides:
+    """The same NPIs, more and more lines."""
+    curve, sizes = Curve(*_BY_LINES, logarithmic=True), ground.plan.growing_lines
+    for lines in sizes:
+        growth.grow(lines)
+        print(f"  {lines:,} lines:", flush=True)
+        figures = growth.both(last=lines == sizes[-1])
+        _add_points(curve, lines, figures)
+    ground.curves.append(curve)
+    return {
+        "growth-claim": (figures["grown claim"], figures["small claim"]),
+        "growth-ranking-lines": (figures["grown ranking"], figures["small ranking"]),
+        "growth-first-page-provider": (figures["grown page"], figures["small page"]),
+    }
+
+
+def _by_npis(growth: Growth, ground: Ground) -> Sides:
+    """About the same number of lines, more and more NPIs."""
+    curve, sizes = Curve(*_BY_NPIS, logarithmic=True), ground.plan.growing_npis
+    for npis in sizes:
+        growth.spread(npis)
+        print(f"  {npis:,} NPIs:", flush=True)
+        figures = growth.both(last=npis == sizes[-1])
+        _add_points(curve, npis, figures)
+    ground.curves.append(curve)
+    return {
+        "growth-claim-npis": (figures["grown claim"], figures["small claim"]),
+        "growth-ranking": (figures["grown ranking"], figures["small ranking"]),
+    }
+
+
+def _by_depth(growth: Growth, ground: Ground) -> Sides:
+    """Pages further and further from the first."""
+    curve = Curve(*_BY_DEPTH, logarithmic=True)
+    rows: Sides = {}
+    print("  pages:", flush=True)
+    pages = growth.pages()
+    for name, label, key in (
+        ("all", "all claims", "growth-pages"),
+        ("provider", "one provider's", "growth-pages-provider"),
+    ):
+        depths = sorted(int(side.split()[1]) for side in pages if side.startswith(f"{name} "))
+        rows[key] = (pages[f"{name} {depths[-1]}"], pages[f"{name} 0"])
+        curve.series[label] = [(max(depth, 1), statistics.median(pages[f"{name} {depth}"])) for depth in depths]
+    ground.curves.append(curve)
+    return rows
+
+
+def _after_an_hour(growth: Growth) -> Sides:
+    """The ranking when its index has been stirred."""
+    growing.churn(growth.grown, growth.plan.churn_minutes)
+    print(f"  {growth.plan.churn_minutes} minutes of updates to hot NPIs later:", flush=True)
+    figures = growth.rankings()
+    return {"growth-ranking-hot": (figures["grown ranking"], figures["small ranking"])}
 
 
 _BY_LINES = ("growth-lines", "Time against that at 10,000 lines; 1,000 NPIs", "stored lines", "times as long")
@@ -245,13 +275,12 @@ _BY_NPIS = (
     "NPIs",
     "times as long",
 )
-_PAGES = ("pages", "A page of GET /claims, 8 clients", "claims before it", "ms")
+_BY_DEPTH = ("pages", "A page of GET /claims, 8 clients", "claims before it", "ms")
 _GROWING = {
     "claim": "a 2-line claim",
     "ranking": "the ranking made anew",
     "page": "the first page of one provider's claims",
 }
-_SERIES = {"all": "all claims", "provider": "one provider's"}
 
 
 def _add_points(curve: Curve, x: int, figures: Figures) -> None:

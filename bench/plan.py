@@ -17,7 +17,7 @@ class Plan:
     growing_lines: tuple[int, ...] = (100_000, 1_000_000, 10_000_000)
     growing_npis: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     between_pairs: int = 2  # at sizes on the way to the last one
-    churn_commits: int = 360_000  # an hour of 100 commits a second
+    churn_minutes: int = 60
     memory_first: int = 10_000  # claims
     memory_last: int = 1_000_000
     memory_samples: int = 5  # at each
@@ -34,7 +34,7 @@ QUICK = Plan(
     growing_lines=(100_000,),
     growing_npis=(10_000,),
     between_pairs=1,
-    churn_commits=2_000,
+    churn_minutes=1,
     memory_first=1_000,
     memory_last=5_000,
     memory_samples=2,
