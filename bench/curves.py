@@ -11,6 +11,7 @@ from matplotlib import pyplot
 from bench.ground import Curve
 
 INCHES = (7.0, 3.6)
+HEADROOM = 1.3  # the legend has room above the curves
 
 
 def draw(curve: Curve, folder: Path) -> Path:
@@ -20,7 +21,8 @@ def draw(curve: Curve, folder: Path) -> Path:
         figure, axes = pyplot.subplots(figsize=INCHES, layout="constrained")
         for label, points in curve.series.items():
             axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
-        axes.set(title=curve.title, xlabel=curve.x, ylabel=curve.y, ylim=(0, None))
+        highest = max(y for points in curve.series.values() for _, y in points)
+        axes.set(title=curve.title, xlabel=curve.x, ylabel=curve.y, ylim=(0, HEADROOM * highest))
         if curve.logarithmic:
             axes.set_xscale("log")
         axes.grid(alpha=0.3)

@@ -97,10 +97,11 @@ class Growth:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self.plan = ground.plan
-        self.small = ground.exits.enter_context(running("small"))
-        self.grown = ground.exits.enter_context(running("grown"))
+        with ThreadPoolExecutor() as together:
+            self.small, self.grown = together.map(ground.exits.enter_context, map(running, ("small", "grown")))
         self.npis = FIRST_NPIS
         self.lines = self.plan.first_lines
+        self.before_npis: Figures = {}
         for stack in (self.small, self.grown):
             growing.add(stack, self.plan.first_lines, FIRST_NPIS)
             wrk.good(stack.url, "/claims", self.plan.warm_s, self._bodies(FIRST_NPIS))
@@ -175,7 +176,8 @@ class Growth:
         sides: dict[str, Side] = {}
         for name, route, query in (("all", _OF_ALL, _ID_OF_ALL), ("provider", _OF_PROVIDER, _ID_OF_PROVIDER)):
             sides[f"{name} 0"] = partial(self._page, f"{name} 0", self.grown, route)
-            for depth in [depth for depth in _DEPTHS if self.grown.value(query, depth + PAGE)]:
+            there = [depth for depth in _DEPTHS if self.grown.value(query, depth + PAGE)]
+            for depth in there[-1:] if self.plan.quick else there:
                 cursor = cursor_after(self.grown.value(query, depth))
                 sides[f"{name} {depth}"] = partial(
                     self._page, f"{name} {depth}", self.grown, f"{route}&cursor={cursor}"
@@ -215,11 +217,13 @@ def measure(ground: Ground, wanted: Sequence[Spec]) -> Iterator[Row]:
 def _by_lines(growth: Growth, ground: Ground) -> Sides:
     """The same NPIs, more and more lines."""
     curve, sizes = Curve(*_BY_LINES, logarithmic=True), ground.plan.growing_lines
+    curve.series.update((label, [(growth.lines, 1.0)]) for label in _GROWING.values())
     for lines in sizes:
         growth.grow(lines)
         print(f"  {lines:,} lines:", flush=True)
         figures = growth.both(last=lines == sizes[-1])
         _add_points(curve, lines, figures)
+    growth.before_npis = figures
     ground.curves.append(curve)
     return {
         "growth-claim": (figures["grown claim"], figures["small claim"]),
@@ -231,6 +235,7 @@ def _by_lines(growth: Growth, ground: Ground) -> Sides:
 def _by_npis(growth: Growth, ground: Ground) -> Sides:
     """About the same number of lines, more and more NPIs."""
     curve, sizes = Curve(*_BY_NPIS, logarithmic=True), ground.plan.growing_npis
+    _add_points(curve, growth.npis, growth.before_npis)
     for npis in sizes:
         growth.spread(npis)
         print(f"  {npis:,} NPIs:", flush=True)

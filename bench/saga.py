@@ -13,7 +13,6 @@ from project.ids import first_id_at
 
 AT_ONCE = 64  # calls in flight of a worker (PAYMENTS_CONCURRENCY)
 HALF_CLIENTS = 64  # they pause between their claims
-LOOK_S = 0.05
 HALF = (0.45, 0.55)  # of the top load: what still counts as half of it
 TRIES = 3
 _LEFT = "SELECT count(*) FROM payment WHERE state = 'due'"
@@ -82,8 +81,7 @@ def _paid(ground: Ground) -> dict[str, float]:
         due = service.value(_LEFT)
         settle_down()
     started = time.perf_counter()
-    while service.value(_LEFT):
-        time.sleep(LOOK_S)
+    service.await_paid()
     passed = time.perf_counter() - started
     service.behave(delay_ms=DELAY_MS)
     service.await_drained()
