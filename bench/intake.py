@@ -66,9 +66,9 @@ SPECS = (
     ),
     Spec(
         "intake-cpu", "server CPU for each 2-line claim, until it is paid and published", _PLAIN,
-        "all processes of the service (web, worker, Postgres, Valkey, supervisor, and the stand-in for payments), "
-        "until nothing is left to do, against those of the plain way (its process, Postgres), which neither pays nor "
-        "publishes",
+        "as the kernel counts it, of all processes of the service (web, worker, Postgres, Valkey, supervisor, and the "
+        "stand-in for payments), until nothing is left to do, against those of the plain way (its process, Postgres), "
+        "which neither pays nor publishes",
         0.1, "ms/claim", ("one", "plain"), at_most=True,
     ),
     Spec(
