@@ -27,7 +27,7 @@ def asked(name: str) -> Iterator[Requirement]:
 def pinned(name: str) -> dict[str, str]:
     lines = (ROOT / f"{name}.txt").read_text().splitlines()
     pins = [pin for pin in map(PIN.fullmatch, lines) if pin]
-    assert len({(pin["name"], pin["marker"]) for pin in pins}) == len(pins)
+    assert len({pin["name"] for pin in pins}) == len(pins)
     return {pin["name"]: pin["version"] for pin in pins}
 
 
