@@ -47,6 +47,8 @@ def measured(plan: Plan, only: Sequence[str]) -> tuple[list[Row], Ground]:
     rows: list[Row] = []
     with ExitStack() as exits:
         ground = Ground(plan, exits)
+        if plan.quick and not only:
+            ground.start_together()
         for family in (growth, memory):
             if any(_is_wanted(spec, only) for spec in family.SPECS):
                 family.begin(ground)

@@ -2,9 +2,10 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import httpx2
@@ -46,6 +47,8 @@ class Ground:
         self.curves: list[Curve] = []
         self.samples: list[Sample] = []
         self.first_samples: list[Sample] = []
+        self._databases: list[str] = []
+        self._written: set[Path] = set()
 
     @cached_property
     def service(self) -> Stack:
@@ -53,7 +56,15 @@ class Ground:
         stack = self.exits.enter_context(running())
         wrk.good(stack.url, "/claims", self.plan.warm_s, self.bodies("uniform"))
         stack.await_drained()
+        self._databases.append(DATABASE)
         return stack
+
+    def start_together(self) -> None:
+        """All servers at once, which saves time where all of them will be asked for."""
+        assert self.service
+        with ThreadPoolExecutor() as together:
+            list(together.map(partial(getattr, self), ("two_webs", "plain", "constant", "limited")))
+        self.service.await_drained()
 
     @cached_property
     def two_webs(self) -> Server:
@@ -75,8 +86,8 @@ class Ground:
     @cached_property
     def plain(self) -> Server:
         """The plain way, on a database of its own."""
-        self.service.new_database(PLAIN)
-        url = self.service.database(PLAIN)
+        url = self.service.new_database(PLAIN)
+        self._databases.append(PLAIN)
         server = self.exits.enter_context(serving("bench.plain", self.service, url))
         wrk.good(server.url, "/claims", self.plan.warm_s, self.bodies("uniform"))
         server.await_idle()
@@ -103,6 +114,7 @@ class Ground:
     def pgbench_database(self) -> str:
         """The name of a database for pgbench alone, warm."""
         self.service.new_database(PGBENCH)
+        self._databases.append(PGBENCH)
         database.pgbench(self.service, PGBENCH, database.CLAIM, 8, f"--time={self.plan.warm_s:.0f}")
         return PGBENCH
 
@@ -121,10 +133,6 @@ class Ground:
             bodies.written(file, count, lines, draw)
             self._written.add(file)
         return file
-
-    @cached_property
-    def _written(self) -> set[Path]:
-        return set()
 
     @cached_property
     def chunks(self) -> list[database.Chunk]:
@@ -168,28 +176,21 @@ class Ground:
 
     def plain_large_intake(self) -> float:
         """Claims of LARGE_LINES that it takes in each second."""
-        server, claims = self.plain, self.bodies("large").read_text().splitlines()
+        url, claims = f"{self.plain.url}/claims", self.bodies("large").read_text().splitlines()
         with self.service.stores_all(0, PLAIN) as stored:
-            run = patient.post(f"{server.url}/claims", claims, self.plan.seconds, PLAIN_CLIENTS)
+            run = patient.post(url, claims, self.plan.seconds, PLAIN_CLIENTS)
             stored.acknowledged = run.answers
         return run.rate
 
     def check(self) -> None:
         """The books of all databases that claims went into."""
-        started = vars(self)
-        if "service" in started:
-            self.service.await_drained()
-            for name in (
-                DATABASE,
-                *([PLAIN] if "plain" in started else []),
-                *([PGBENCH] if "pgbench_database" in started else []),
-            ):
-                self.service.check_books(name)
+        for name in self._databases:
+            self.service.check_books(name)
 
 
 @dataclass(frozen=True)
 class Intake:
-    """A run of claims: milliseconds of CPU a claim, cores that were idle, cores that wrk took."""
+    """A run of claims: milliseconds of CPU for each, cores that were idle meanwhile, cores that wrk took."""
 
     run: wrk.Run
     cpu_ms: float

@@ -148,13 +148,16 @@ def measure(ground: Ground, wanted: Sequence[Spec]) -> Iterator[Row]:
 
 def _row(spec: Spec, figures: Figures) -> Row:
     left, right = spec.needs[0], spec.needs[-1]
-    if "two" in spec.needs and "one" in spec.needs and spec.key != "intake-two":
-        left = max(("one", "two"), key=lambda name: median(figures[name]))
-        return Row(spec, figures[left], figures[right], f"best with {left}")
-    if spec.unit == "ms/claim":
-        return Row(spec, figures[f"{left} cpu"], figures[f"{right} cpu"])
-    note = _free(figures) if spec.key == "intake-two" else ""
-    return Row(spec, figures[left], figures[right], note)
+    match spec.key:
+        case "intake-pgbench-best" | "intake-plain-best":
+            best = max(("one", "two"), key=lambda name: median(figures[name]))
+            return Row(spec, figures[best], figures[right], f"the best number was {best}")
+        case "intake-cpu" | "intake-cpu-alone":
+            return Row(spec, figures[f"{left} cpu"], figures[f"{right} cpu"])
+        case "intake-two":
+            return Row(spec, figures[left], figures[right], _free(figures))
+        case _:
+            return Row(spec, figures[left], figures[right])
 
 
 def _free(figures: Figures) -> str:
