@@ -2,16 +2,15 @@
 
 import base64
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from project.claims.lines import AnyLine
 from project.claims.models import ClaimEvent
 from project.claims.queries import Reversal
 from project.errors import Problem
-from project.ids import born_at, rfc3339
+from project.ids import received_at, rfc3339
 
 
 def claim(claim_id: UUID, claim_number: str | None, net_fee: Decimal, status: str) -> dict[str, Any]:
@@ -21,29 +20,8 @@ def claim(claim_id: UUID, claim_number: str | None, net_fee: Decimal, status: st
         "claim_number": claim_number,
         "net_fee": net_fee,
         "status": status,
-        "received_at": rfc3339(born_at(claim_id)),
+        "received_at": received_at(claim_id),
     }
-
-
-def lines(of_claim: Iterable[AnyLine]) -> list[dict[str, Any]]:
-    """The lines under their canonical names, in their order, numbered from 1."""
-    return [
-        {
-            "line_no": line_no,
-            "service_dttm": line.service_dttm.isoformat(),
-            "submitted_proc": line.submitted_proc,
-            "quadrant": line.quadrant,
-            "group_id": line.group_id,
-            "subscriber_id": line.subscriber_id,
-            "provider_npi": line.provider_npi,
-            "provider_fees": line.provider_fees,
-            "allowed_fees": line.allowed_fees,
-            "member_co_ins": line.member_co_ins,
-            "member_co_pay": line.member_co_pay,
-            "net_fee": line.net_fee,
-        }
-        for line_no, line in enumerate(of_claim, 1)
-    ]
 
 
 def gone(reversal: Reversal) -> Problem:

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
 from typing import Any
@@ -127,10 +127,10 @@ def _claim_number(cell: object, faults: list[Fault]) -> str | None:
         return None
 
 
-def _members(document: Any) -> tuple[tuple[str, ...], Iterable[Any]]:
+def _members(document: Any) -> tuple[tuple[str, ...], Sequence[Any]]:
     if isinstance(document, _Pairs):
         return document.names, document.cells
-    return tuple(document), document.values()
+    return tuple(document), tuple(document.values())
 
 
 def _check_count(count: int, max_lines: int, faults: list[Fault]) -> None:
@@ -161,6 +161,8 @@ _Checked = Iterator[tuple[Line | None, Sequence[Fault]]]
 
 
 def _json_lines(lines: list[Any], npi_check: NpiCheck) -> _Checked:
+    plan = plan_of(())
+    known: tuple[str, ...] = ()  # lines of one claim mostly have the same names
     for line_no, line in enumerate(lines, 1):
         if not isinstance(line, dict | _Pairs):
             yield None, [Fault(line_no, "line", "type", "must be an object")]
@@ -169,7 +171,8 @@ def _json_lines(lines: list[Any], npi_check: NpiCheck) -> _Checked:
         if len(names) > MAX_COLUMNS:
             yield None, [Fault(line_no, "line", *_TOO_WIDE)]
             continue
-        plan = plan_of(names)
+        if names != known:
+            plan, known = plan_of(names), names
         checked, notes = check_line(plan, cells, line_no, npi_check)
         if plan.faults:
             yield None, [*faults_of(plan, line_no), *(notes if checked is None else ())]

@@ -1,14 +1,20 @@
-"""A claim as `intake` hands it on: lines in their stored form. Pure; used by `ledger`, `batch` and `answers`."""
+"""A claim as `intake` hands it on, its lines in their stored form. Pure; used by all that follows."""
 
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
+
+import msgspec
 
 
-class Line(NamedTuple):
-    """A line under its canonical names, with its net fee. Amounts are USD with exactly two decimals."""
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """A line under its canonical names, numbered from 1, with its net fee. Amounts are USD with exactly two decimals.
 
+    A struct, since it leaves as it stands: `wire` writes its fields in this order (bench: 1,000 lines).
+    """
+
+    line_no: int
     service_dttm: datetime
     submitted_proc: str
     quadrant: str | None
@@ -25,32 +31,9 @@ class Line(NamedTuple):
         """Nothing of the line: it is PHI, and a repr ends up in logs."""
         return "<Line>"
 
-
-class AnyLine(Protocol):
-    """What a parsed line and a row of claim_line have in common."""
-
-    @property
-    def service_dttm(self) -> datetime: ...
-    @property
-    def submitted_proc(self) -> str: ...
-    @property
-    def quadrant(self) -> str | None: ...
-    @property
-    def group_id(self) -> str: ...
-    @property
-    def subscriber_id(self) -> str: ...
-    @property
-    def provider_npi(self) -> str: ...
-    @property
-    def provider_fees(self) -> Decimal: ...
-    @property
-    def allowed_fees(self) -> Decimal: ...
-    @property
-    def member_co_ins(self) -> Decimal: ...
-    @property
-    def member_co_pay(self) -> Decimal: ...
-    @property
-    def net_fee(self) -> Decimal: ...
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Nothing, as above."""
+        return []
 
 
 class ParsedClaim(NamedTuple):

@@ -4,8 +4,9 @@ To add a rule for a column, change its row in RULES; to add one about a value th
 to `_warnings`. A line is checked to its end: all its faults are reported, never only the first.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -53,14 +54,22 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
 OPTIONAL = frozenset({"quadrant"})
 RULES = tuple(Rule(slot, field, _PARSERS[field], field not in OPTIONAL) for slot, field in enumerate(columns.FIELDS))
 _RULE_OF = {rule.field: rule for rule in RULES}
+_REQUIRED = tuple(rule for rule in RULES if rule.required)
+_REQUIRED_PARSERS = tuple(rule.parse for rule in _REQUIRED)
 
 
 class Plan(NamedTuple):
-    """What the columns of a line mean: a rule for each in their order (None: not ours), and their own faults."""
+    """What the columns of a line mean: a rule for each in their order (None: not ours), and their own faults.
+
+    `pick` takes the required cells in the order of RULES, and `quadrant` is the place of that one; both None unless
+    every required column is there and none has a fault.
+    """
 
     rules: tuple[Rule | None, ...]
     faults: tuple[tuple[str, str, str], ...]
     known: int
+    pick: Callable[[Sequence[object]], tuple[object, ...]] | None
+    quadrant: int | None
 
 
 def plan_of(names: tuple[str, ...]) -> Plan:
@@ -90,13 +99,41 @@ def _plan_of(names: tuple[str, ...]) -> Plan:
         if field is not None:
             taken.add(field)
         meant.append(_RULE_OF[field] if field is not None else None)
-    return Plan(tuple(meant), tuple(faults), len(taken))
+    place = {rule.field: position for position, rule in enumerate(meant) if rule is not None}
+    whole = not faults and all(rule.field in place for rule in _REQUIRED)
+    pick = itemgetter(*(place[rule.field] for rule in _REQUIRED)) if whole else None
+    return Plan(tuple(meant), tuple(faults), len(taken), pick, place.get("quadrant") if whole else None)
 
 
 def check_line(
-    plan: Plan, cells: Iterable[object], line_no: int, npi_check: NpiCheck
-) -> tuple[Line | None, list[Fault]]:
-    """A line and its warnings, or None and its faults in column order. The plan's own faults are the caller's."""
+    plan: Plan, cells: Sequence[object], line_no: int, npi_check: NpiCheck
+) -> tuple[Line | None, Sequence[Fault]]:
+    """A line and its warnings, or None and its faults in column order. The plan's own faults are the caller's.
+
+    Nearly all lines have no fault, so that is tried first, in half the time (bench: 1,000 lines); who has to find all
+    faults looks at each cell by itself.
+    """
+    if plan.pick is None:
+        return _examined(plan, cells, line_no, npi_check)
+    quadrant = cells[plan.quadrant] if plan.quadrant is not None else None
+    try:
+        when, procedure, group, subscriber, npi, fees, allowed, co_ins, co_pay = [
+            parse(cell.strip(" \t") if isinstance(cell, str) else cell)
+            for parse, cell in zip(_REQUIRED_PARSERS, plan.pick(cells), strict=True)
+        ]
+        if quadrant is not None:
+            quadrant = values.quadrant(quadrant.strip(" \t")) or None  # type: ignore[attr-defined]
+    except (values.Broken, AttributeError):
+        return _examined(plan, cells, line_no, npi_check)
+    net_fee = line_net_fee(fees, allowed, co_ins, co_pay)
+    line = Line(line_no, when, procedure, quadrant, group, subscriber, npi, fees, allowed, co_ins, co_pay, net_fee)
+    return _noted(line, npi_check)
+
+
+def _examined(
+    plan: Plan, cells: Sequence[object], line_no: int, npi_check: NpiCheck
+) -> tuple[Line | None, Sequence[Fault]]:
+    """The same, cell by cell."""
     found: list[Any] = [None] * len(RULES)
     broken: dict[int, Fault] = {}
     for rule, cell in zip(plan.rules, cells, strict=True):
@@ -114,16 +151,21 @@ def check_line(
             broken[rule.slot] = Fault(line_no, rule.field, "required", "is required")
     if broken:
         return None, [broken[slot] for slot in sorted(broken)]
-    line = Line._make([*found, line_net_fee(*found[6:10])])
-    notes = _warnings(line, line_no, npi_check)
-    if npi_check == "strict" and any(note.rule == "npi_check_digit" for note in notes):
+    line = Line(*[line_no, *found, line_net_fee(*found[6:10])])
+    return _noted(line, npi_check)
+
+
+def _noted(line: Line, npi_check: NpiCheck) -> tuple[Line | None, Sequence[Fault]]:
+    """The line with its warnings; or without the line, when a warning is a fault."""
+    notes = _warnings(line, npi_check)
+    if notes and npi_check == "strict" and any(note.rule == "npi_check_digit" for note in notes):
         return None, [note for note in notes if note.rule == "npi_check_digit"]
     return line, notes
 
 
-def _warnings(line: Line, line_no: int, npi_check: NpiCheck) -> list[Fault]:
+def _warnings(line: Line, npi_check: NpiCheck) -> list[Fault]:
     """What is odd about a line that is accepted all the same."""
-    notes = []
+    notes, line_no = [], line.line_no
     if line.quadrant is not None and line.quadrant not in values.QUADRANTS:
         notes.append(Fault(line_no, "quadrant", "quadrant", "is not a known quadrant or oral-cavity code"))
     if npi_check != "off" and not values.npi_check_digit_holds(line.provider_npi):

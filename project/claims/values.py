@@ -6,7 +6,7 @@ form, or raises Broken with the rule that it breaks. It never repeats the value:
 
 import re
 from datetime import datetime
-from decimal import Context, Decimal, Rounded
+from decimal import Context, Decimal, InvalidOperation, Rounded
 from functools import lru_cache
 from typing import Final
 
@@ -48,7 +48,7 @@ def text(value: object) -> str:
     """1 to 64 characters, none of them a control character."""
     if not isinstance(value, str):
         raise Broken(*TEXT)
-    if len(value) > MAX_CHARACTERS:
+    if not 1 <= len(value) <= MAX_CHARACTERS:
         raise Broken(*LENGTH)
     if not value.isprintable() and _UNPRINTABLE.search(value):
         raise Broken(*CHARACTERS)
@@ -56,12 +56,20 @@ def text(value: object) -> str:
 
 
 _CDT = re.compile(r"[Dd][0-9]{4}\Z")
+_CDT_CHARACTERS = 5
 
 
 def procedure(value: object) -> str:
     """A CDT code: D and four digits, case folded."""
     if not isinstance(value, str):
         raise Broken(*TEXT)
+    if len(value) != _CDT_CHARACTERS:
+        raise Broken(*CDT)
+    return _procedure(value)
+
+
+@lru_cache(maxsize=4096)  # there are some 800 codes
+def _procedure(value: str) -> str:
     if not _CDT.match(value):
         raise Broken(*CDT)
     return value.upper()
@@ -84,11 +92,15 @@ def npi(value: object) -> str:
     return value
 
 
-@lru_cache(maxsize=65536)
+# The digit sum of twice a digit, under the digit's own code (bench: 1,000 lines).
+_DOUBLED = bytes.maketrans(b"0123456789", bytes((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)))
+
+
 def npi_check_digit_holds(number: str) -> bool:
     """Luhn's check over 80840 and the NPI (CMS, "NPI check digit"); 24 is what the prefix adds to the sum."""
-    doubled = sum(sum(divmod(2 * int(digit), 10)) for digit in number[-2::-2])
-    return (24 + doubled + sum(int(digit) for digit in number[::-2])) % 10 == 0
+    digits = number.encode()
+    plain = sum(digits[1::2]) - 5 * ord("0")
+    return (24 + sum(digits[0::2].translate(_DOUBLED)) + plain) % 10 == 0
 
 
 _ISO = re.compile(
@@ -153,12 +165,12 @@ _MONEY = re.compile(
 
 def amount(value: object) -> Decimal:
     """A USD amount from a JSON number or a string, exact, with two decimals."""
+    if isinstance(value, Decimal):
+        return _amount_of_decimal(value)
     if isinstance(value, str):
         if len(value) > LONGEST:
             raise Broken(*AMOUNT)
         return _amount_of_text(value)
-    if isinstance(value, Decimal):
-        return _amount_of_decimal(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return _amount_of_decimal(Decimal(value))
     raise Broken(*AMOUNT)
@@ -182,10 +194,21 @@ def _amount_of_text(value: str) -> Decimal:
     return exact
 
 
-_ALL_DIGITS = Context(prec=MAX_DIGITS + 2, traps=[Rounded])
+_ALL_DIGITS = Context(prec=MAX_DIGITS + 2, traps=[Rounded, InvalidOperation])
 
 
 def _amount_of_decimal(value: Decimal) -> Decimal:
+    """In cents if it can be written so without dropping a digit; else what is wrong with it."""
+    try:
+        exact = _ALL_DIGITS.quantize(value, CENT)
+    except (Rounded, InvalidOperation):
+        return _looked_at_closely(value)
+    if exact.is_signed() or (not exact and not -2 <= value.adjusted() < MAX_DIGITS):  # a zero has no digits to drop
+        return _looked_at_closely(value)
+    return exact
+
+
+def _looked_at_closely(value: Decimal) -> Decimal:
     """Bounds are read off the exponents first, so that no huge number is ever written out."""
     if value.adjusted() >= MAX_DIGITS:
         raise Broken(*DIGITS)
