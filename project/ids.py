@@ -6,7 +6,10 @@ Called by `claims.routes` for claims and by whatever else needs an id that sorts
 import os
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
+
+from asyncpg.pgproto.pgproto import UUID as FastUUID  # noqa: N811  the same, made and written in C (bench: 2 lines)
 
 from project.errors import SettingsError
 
@@ -23,8 +26,24 @@ def new_id() -> UUID:
     """
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     fraction = (nanoseconds << 12) // 1_000_000
-    random = int.from_bytes(os.urandom(8), "big") & _RANDOM_62
-    return UUID(int=(milliseconds << 80) | (fraction << 64) | random | _VERSION_AND_VARIANT)
+    random = int.from_bytes(random_bytes(), "big") & _RANDOM_62
+    whole = (milliseconds << 80) | (fraction << 64) | random | _VERSION_AND_VARIANT
+    made: UUID = FastUUID(whole.to_bytes(16, "big"))
+    return made
+
+
+_SPARE_BYTES = 8 * 512
+_spare: list[bytes] = []
+
+
+def random_bytes() -> bytes:
+    """Eight bytes of the kernel's, which are asked for by the page: each question is a syscall (bench: 2 lines)."""
+    try:
+        return _spare.pop()
+    except IndexError:
+        page = os.urandom(_SPARE_BYTES)
+        _spare.extend(page[at : at + 8] for at in range(8, _SPARE_BYTES, 8))
+        return page[:8]
 
 
 def born_at(made: UUID) -> datetime:
@@ -50,6 +69,17 @@ def moment(text: str | None) -> datetime | None:
     if made.tzinfo is None or not _FIRST_YEAR <= made.year <= _LAST_YEAR:
         raise SettingsError("a time must be RFC 3339 with an offset, such as 2026-11-24T10:00:00Z")
     return made
+
+
+def received_at(made: UUID) -> str:
+    """The instant that a UUID v7 was made at, as it is written on the wire."""
+    seconds, milliseconds = divmod(made.int >> 80, 1000)
+    return f"{_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=64)  # claims that come together have the same (bench: 2 lines)
+def _second(unix: int) -> str:
+    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def rfc3339(instant: datetime) -> str:

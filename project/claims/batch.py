@@ -83,9 +83,8 @@ async def store(
     left = [claim for claim in claims if claim.id not in outcomes]
     if not left:
         return outcomes, None
-    await connection.fetch(statements.CLAIMS, *_claim_columns(left))
-    await connection.fetch(statements.LINES, *_line_columns(left))
-    transaction_id = await connection.fetchval(statements.TOTALS, *_total_columns(left))
+    columns = (*_claim_columns(left), *_line_columns(left), *_total_columns(left))
+    transaction_id = await connection.fetchval(statements.STORE, *map(statements.SEPARATOR.join, columns))
     return outcomes | {claim.id: Accepted(claim.id) for claim in left}, transaction_id
 
 
@@ -142,40 +141,40 @@ def _held_number(holder: UUID | None) -> Outcome:
     return Busy() if holder is None else NumberTaken(holder)
 
 
-def _claim_columns(claims: Sequence[NewClaim]) -> tuple[list[Any], ...]:
+def _claim_columns(claims: Sequence[NewClaim]) -> tuple[list[str], ...]:
     contents = [claim.content for claim in claims]
     return (
-        [claim.id for claim in claims],
+        [str(claim.id) for claim in claims],
         [claim.client for claim in claims],
-        [content.claim_number for content in contents],
-        [content.net_fee for content in contents],
-        [len(content.lines) for content in contents],
-        [wire.encode(content.warnings).decode() if content.warnings else None for content in contents],
-        [new_id() for _ in claims],
-        [claim.traceparent for claim in claims],
+        [content.claim_number or "" for content in contents],
+        [str(content.net_fee) for content in contents],
+        [str(len(content.lines)) for content in contents],
+        [wire.encode(content.warnings).decode() if content.warnings else "" for content in contents],
+        [str(new_id()) for _ in claims],
+        [claim.traceparent or "" for claim in claims],
     )
 
 
-def _line_columns(claims: Sequence[NewClaim]) -> tuple[list[Any], ...]:
+def _line_columns(claims: Sequence[NewClaim]) -> tuple[list[str], ...]:
     lines = [line for claim in claims for line in claim.content.lines]
     return (
-        [claim.id for claim in claims for _ in claim.content.lines],
-        [line_no for claim in claims for line_no in range(1, len(claim.content.lines) + 1)],
-        [line.service_dttm for line in lines],
+        [claim_id for claim in claims for claim_id in [str(claim.id)] * len(claim.content.lines)],
+        [str(line.line_no) for line in lines],
+        [line.service_dttm.isoformat() for line in lines],
         [line.submitted_proc for line in lines],
-        [line.quadrant for line in lines],
+        [line.quadrant or "" for line in lines],
         [line.group_id for line in lines],
         [line.subscriber_id for line in lines],
         [line.provider_npi for line in lines],
-        [line.provider_fees for line in lines],
-        [line.allowed_fees for line in lines],
-        [line.member_co_ins for line in lines],
-        [line.member_co_pay for line in lines],
-        [line.net_fee for line in lines],
+        [str(line.provider_fees) for line in lines],
+        [str(line.allowed_fees) for line in lines],
+        [str(line.member_co_ins) for line in lines],
+        [str(line.member_co_pay) for line in lines],
+        [str(line.net_fee) for line in lines],
     )
 
 
-def _total_columns(claims: Sequence[NewClaim]) -> tuple[list[Any], ...]:
+def _total_columns(claims: Sequence[NewClaim]) -> tuple[list[str], ...]:
     """Net fees and lines summed for each NPI, in NPI order."""
     fees: defaultdict[str, Decimal] = defaultdict(Decimal)
     counts: defaultdict[str, int] = defaultdict(int)
@@ -184,4 +183,4 @@ def _total_columns(claims: Sequence[NewClaim]) -> tuple[list[Any], ...]:
             fees[line.provider_npi] += line.net_fee
             counts[line.provider_npi] += 1
     npis = sorted(fees)
-    return npis, [fees[npi] for npi in npis], [counts[npi] for npi in npis]
+    return npis, [str(fees[npi]) for npi in npis], [str(counts[npi]) for npi in npis]
