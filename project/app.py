@@ -26,6 +26,7 @@ from project.bell import Bell
 from project.claims import routes as claims
 from project.claims.columns import shown
 from project.claims.ledger import Ledger
+from project.claims.short_way import ShortWay
 from project.dead_letters import routes as dead_letters
 from project.docs_pages import add_docs
 from project.engines import launch
@@ -105,13 +106,16 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
     app.state.door = door = Door(ring, chosen.server.cors_origins)
     _count_pool_use(engine)
     handlers = claims.ClaimRoutes(ledger, engine, chosen.intake, chosen.limits.body_timeout_s)
-    app.include_router(claims.router(handlers))
+    app.include_router(taken_in := claims.router(handlers))
     letters = dead_letters.LetterRoutes(engine, lambda: db.connect(url), bell.ring)
     app.include_router(dead_letters.router(letters))
     app.include_router(providers.router(Ranking(engine, redis), Limiter(redis, chosen.ranking.rate)))
     app.include_router(health(engine, ring))
     add_docs(app)
     _answer_errors(app)
+    if not traced:
+        post_claims = next(route for route in taken_in.routes if "POST" in getattr(route, "methods", ()))
+        app.add_middleware(ShortWay, door=door, route=post_claims, answer=_answer)
     _surround(app, door, chosen.server.cors_origins)
     return app
 
@@ -169,6 +173,15 @@ def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _bad_query)
     for kind in (*db.AWAY, DBAPIError):
         app.add_exception_handler(kind, _database_error)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    """The same for who is not under FastAPI's own handlers."""
+    if isinstance(error, Problem):
+        return problem_response(error)
+    if isinstance(error, (*db.AWAY, DBAPIError)):
+        return await _database_error(request, error)
+    raise error
 
 
 async def _problem(_: Request, error: Exception) -> Response:

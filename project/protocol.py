@@ -12,9 +12,11 @@ from typing import Any
 
 import httptools
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from project import refusals
+from project.answering import Cycle
 from project.errors import Problem
 from project.load import Load
 
@@ -28,6 +30,8 @@ PROXY_IDLE_S = 75
 LEAVING_IDLE_S = 5.0  # once the process is told to stop
 LINGER_S = 2.0  # for what a refused request still has to say, so that a reset does not swallow its answer
 _FRAMING = 8  # bytes of framing that a byte of a chunked body may cost, in chunks of a single byte
+
+httptools_impl.RequestResponseCycle = Cycle  # type: ignore[misc]  # uvicorn makes them, and takes no other word for it
 
 
 class _Verdict(Exception):

@@ -2,10 +2,11 @@
 
 import asyncio
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from project.errors import Overloaded, Problem
 
@@ -14,93 +15,97 @@ _PIECE_BYTES = 64 * 1024
 MAX_GZIP_MEMBERS = 1000
 
 
-def media_type(request: Request, accepted: dict[str, str]) -> str:
-    """The value in `accepted` of the request's media type; any charset but UTF-8, and any other type, is 415."""
-    essence, _, parameters = request.headers.get("content-type", "").partition(";")
-    kind = accepted.get(essence.strip().lower())
-    charset = next(
-        (value.strip(' "').lower() for name, _, value in map(_split, parameters.split(";")) if name == "charset"),
-        "utf-8",
-    )
-    if kind is None or charset not in ("utf-8", "utf8", "us-ascii"):
-        raise Problem(
-            415,
-            "Unsupported Media Type",
-            f"send {' or '.join(sorted(accepted))}, in UTF-8",
-            headers={"Accept-Post": ", ".join(sorted(accepted))},
-        )
-    return kind
-
-
-def _split(parameter: str) -> tuple[str, str, str]:
-    name, equals, value = parameter.partition("=")
-    return name.strip().lower(), equals, value
-
-
-def is_packed(request: Request) -> bool:
-    """Whether the body comes as gzip; another Content-Encoding is a 415 Problem."""
-    encoding = request.headers.get("content-encoding", "").strip().lower()
-    if encoding not in ("", "identity", "gzip"):
-        raise Problem(
-            415, "Unsupported Media Type", "the only Content-Encoding is gzip", headers={"Accept-Encoding": "gzip"}
-        )
-    return encoding == "gzip"
-
-
 class Arriving:
-    """The bytes of all bodies that are on their way into this process; no more than `most` of them are held."""
+    """The bodies that are on their way into this process: at most `most` bytes of them are held, and each has
+    `timeout_s` seconds.
 
-    def __init__(self, most: int) -> None:
+    One timer serves them all, since nearly every body is here already; a timer for each is worth 7 us (bench: 2 lines).
+    """
+
+    def __init__(self, most: int, timeout_s: float) -> None:
         self._most = most
+        self._timeout_s = timeout_s
         self._held = 0
+        self._due: dict[asyncio.Task[Any], float] = {}  # who reads, until when; in the order of their beginning
+        self._timer: asyncio.TimerHandle | None = None
+
+    def hold(self, mine: int, size: int) -> int:
+        """Room for a piece of a body that holds `mine` bytes: how many it holds then. Overloaded when there is none."""
+        if mine != self._held and self._held + size > self._most:  # a body that is alone has its own limit
+            raise Overloaded("too many bodies are on their way; nothing was stored")
+        self._held += size
+        return mine + size
+
+    def let_go(self, mine: int) -> None:
+        """The body is read, or given up."""
+        self._held -= mine
 
     @contextmanager
-    def body(self) -> Iterator[Callable[[int], None]]:
-        """For one body: tell it of each piece; Overloaded when there is no room for that one."""
-        mine = 0
-
-        def hold(size: int) -> None:
-            nonlocal mine
-            if mine != self._held and self._held + size > self._most:  # a body that is alone has its own limit
-                raise Overloaded("too many bodies are on their way; nothing was stored")
-            mine += size
-            self._held += size
-
+    def in_time(self) -> Iterator[None]:
+        """TimeoutError once `timeout_s` seconds are over."""
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task
+        self._due[task] = loop.time() + self._timeout_s
+        if self._timer is None:
+            self._timer = loop.call_at(self._due[task], self._end_late)
         try:
-            yield hold
+            yield
+        except asyncio.CancelledError:
+            if task in self._due or task.uncancel():  # somebody else wants it to end
+                raise
+            raise TimeoutError from None
         finally:
-            self._held -= mine
+            self._due.pop(task, None)
+
+    def _end_late(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        while self._due:
+            task, due = next(iter(self._due.items()))
+            if due > loop.time():
+                self._timer = loop.call_at(due, self._end_late)
+                return
+            del self._due[task]
+            task.cancel()
 
 
-async def read(request: Request, max_bytes: int, timeout_s: float, arriving: Arriving) -> bytes:
-    """The whole body as it came.
+async def read(receive: Receive, declared: int, max_bytes: int, arriving: Arriving) -> bytes:
+    """The whole body as it came; `declared` is its Content-Length.
 
-    Raises Problem: 413 past `max_bytes`, 408 when it does not arrive within `timeout_s` seconds, 400 if it breaks off,
-    503 when others' bodies leave no room for it.
+    Raises Problem: 413 past `max_bytes`, 408 when it does not arrive in time, 400 if it breaks off, 503 when others'
+    bodies leave no room for it.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
+    if declared > max_bytes:
         raise _too_large(max_bytes)
     try:
-        async with asyncio.timeout(timeout_s):
-            with arriving.body() as hold:
-                return await _collect(request, max_bytes, hold)
+        with arriving.in_time():
+            return await _collect(receive, max_bytes, arriving)
     except TimeoutError:
         raise Problem(
             408, "Request Timeout", "the body took too long to arrive", headers={"Connection": "close"}
         ) from None
-    except ClientDisconnect:
-        raise Problem(400, "Bad Request", "the connection closed before the body ended") from None
 
 
-async def _collect(request: Request, max_bytes: int, hold: Callable[[int], None]) -> bytes:
+async def _collect(receive: Receive, max_bytes: int, arriving: Arriving) -> bytes:
     content = bytearray()  # no list of pieces: a client that sends two bytes at a time would make millions of them
-    async for chunk in request.stream():
-        if len(content) + len(chunk) > max_bytes:
-            raise _too_large(max_bytes)
-        hold(len(chunk))
-        content += chunk
-    return bytes(content)
+    held = 0
+    try:
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise Problem(400, "Bad Request", "the connection closed before the body ended")
+            chunk: bytes = message.get("body", b"")
+            if held + len(chunk) > max_bytes:
+                raise _too_large(max_bytes)
+            held = arriving.hold(held, len(chunk))
+            if held == len(chunk) and not message.get("more_body"):
+                return chunk
+            content += chunk
+            if not message.get("more_body"):
+                return bytes(content)
+    finally:
+        arriving.let_go(held)
 
 
 def unpacked(packed: bytes, max_bytes: int) -> bytes:

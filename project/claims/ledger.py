@@ -47,11 +47,10 @@ class _Entry:
 
     __slots__ = ("claim", "future", "in_doubt", "since")
 
-    def __init__(self, claim: NewClaim) -> None:
-        loop = asyncio.get_running_loop()
+    def __init__(self, claim: NewClaim, since: float) -> None:
         self.claim = claim
-        self.future: asyncio.Future[Outcome] = loop.create_future()
-        self.since = loop.time()
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.since = since
         self.in_doubt = False
 
     def settle(self, outcome: Outcome) -> None:
@@ -83,7 +82,8 @@ class Ledger:
         self._retention_s = retention_s
         self._committed = committed
         self._waiting: deque[_Entry] = deque()
-        self._pending: set[_Entry] = set()
+        self._pending: dict[_Entry, None] = {}  # in the order in which they came
+        self._timer: asyncio.TimerHandle | None = None
         self._pending_lines = 0
         self._first_of_key: dict[tuple[str, str], _Entry] = {}
         self._wake = asyncio.Event()
@@ -123,7 +123,7 @@ class Ledger:
         return await asyncio.gather(*(self._submit_one(claim) for claim in claims))
 
     async def _submit_one(self, claim: NewClaim) -> Outcome:
-        deadline = asyncio.get_running_loop().time() + WAIT_S
+        since = asyncio.get_running_loop().time()
         shared = await self._outcome_of_twin(claim) if claim.key is not None else None
         if shared is not None:
             return shared
@@ -131,14 +131,7 @@ class Ledger:
             return Overloaded("the service is shutting down; nothing was stored")
         if self._pending_lines >= self._queue_lines:
             return Overloaded()
-        entry = self._enqueue(claim)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await entry.future
-        except TimeoutError:
-            if not entry.future.cancelled():  # the outcome came in the very moment that the time was up
-                return entry.future.result()
-            return OutcomeUnknown(claim.id) if entry.in_doubt else DatabaseAway()
+        return await self._enqueue(claim, since).future
 
     async def _outcome_of_twin(self, claim: NewClaim) -> Outcome | None:
         """What the claim of the same key in this process came to; None when there is none (any more) to wait for."""
@@ -155,21 +148,41 @@ class Ledger:
             await asyncio.sleep(0)  # the twin failed and is about to leave; then the first to look takes its place
         return None
 
-    def _enqueue(self, claim: NewClaim) -> _Entry:
-        entry = _Entry(claim)
-        self._pending.add(entry)
+    def _enqueue(self, claim: NewClaim, since: float) -> _Entry:
+        entry = _Entry(claim, since)
+        self._pending[entry] = None
+        self._look_at(since + WAIT_S)
         self._pending_lines += len(claim.content.lines)
         if claim.key is not None:
             self._first_of_key[claim.client, claim.key] = entry
         entry.future.add_done_callback(lambda _: self._forget(entry))
         self._requeue(entry)
-        metrics.QUEUE_CLAIMS.inc()
         return entry
 
+    def _look_at(self, deadline: float) -> None:
+        """Sees to it that waits are ended then. One timer for all claims: nearly none waits so long, and a timer for
+        each is worth 7 us (bench: 2 lines).
+        """
+        if self._timer is None or deadline < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = asyncio.get_running_loop().call_at(deadline, self._end_waits)
+
+    def _end_waits(self) -> None:
+        """Tells those whose time is up."""
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for entry in self._pending:
+            if entry.since + WAIT_S > now:
+                self._look_at(entry.since + WAIT_S)
+            else:
+                entry.settle(OutcomeUnknown(entry.claim.id) if entry.in_doubt else DatabaseAway())
+
     def _forget(self, entry: _Entry) -> None:
-        self._pending.discard(entry)
+        del self._pending[entry]
         self._pending_lines -= len(entry.claim.content.lines)
-        metrics.QUEUE_CLAIMS.dec()
+        if not self._pending:
+            metrics.QUEUE_CLAIMS.set(0)
         if entry.claim.key is not None:
             self._first_of_key.pop((entry.claim.client, entry.claim.key), None)
 
@@ -259,6 +272,7 @@ class Ledger:
             self._away = False
         metrics.COMMIT_SECONDS.observe(time.perf_counter() - started)
         metrics.BATCH_CLAIMS.observe(len(entries))
+        metrics.QUEUE_CLAIMS.set(len(self._pending))
         return outcomes
 
     async def _rolled_back(self, error: Exception) -> bool:
@@ -305,18 +319,18 @@ class Ledger:
 
     def _settle(self, entries: Sequence[_Entry], outcomes: dict[UUID, Outcome]) -> None:
         now = asyncio.get_running_loop().time()
+        accepted = [entry for entry in entries if isinstance(outcomes.get(entry.claim.id), Accepted)]
+        if accepted:
+            metrics.CLAIMS_ACCEPTED.inc(len(accepted))
+            metrics.LINES_ACCEPTED.inc(sum(len(entry.claim.content.lines) for entry in accepted))
+            self._committed()
         for entry in entries:
             outcome = outcomes.get(entry.claim.id)
-            if isinstance(outcome, Accepted):
-                metrics.CLAIMS_ACCEPTED.inc()
-                metrics.LINES_ACCEPTED.inc(len(entry.claim.content.lines))
             if isinstance(outcome, Busy) and now - entry.since < BUSY_WAIT_S:
                 entry.in_doubt = False
                 asyncio.get_running_loop().call_later(BUSY_POLL_S, self._requeue, entry)
             elif outcome is not None:
                 entry.settle(outcome)
-        if any(isinstance(outcome, Accepted) for outcome in outcomes.values()):
-            self._committed()
 
     @staticmethod
     def _mark(entries: Sequence[_Entry], *, in_doubt: bool) -> None:

@@ -1,7 +1,6 @@
 """POST /claims and the reads of claims. Made by `app`; one way from here: intake (pure) -> ledger -> answer."""
 
 import asyncio
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -13,11 +12,11 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from project import wire
-from project.claims import answers, body, intake, queries, schemas
+from project.claims import answers, body, head, intake, queries, schemas
 from project.claims.batch import Accepted, Busy, KeyReused, NewClaim, NumberTaken, Outcome, Replayed
 from project.claims.intake import Refused, Unreadable
 from project.claims.ledger import Ledger
-from project.claims.lines import AnyLine, ParsedClaim
+from project.claims.lines import Line, ParsedClaim
 from project.claims.models import Claim
 from project.claims.rules import Fault
 from project.errors import Overloaded, Problem
@@ -38,9 +37,6 @@ UNPACK_ASIDE_BYTES = 2 * 1024
 ASIDE_WITHIN_S = 4.0
 LARGEST_AT_ONCE = 8  # bodies of MAX_BODY_BYTES, or as many smaller ones as have no more bytes
 
-_QUOTED_KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"\Z')
-_BARE_KEY = re.compile(r"[\x21\x23-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\Z")
-
 
 class ClaimRoutes:
     """What the claims' routes need, and how they answer. `body_timeout_s`: seconds for a body to arrive."""
@@ -49,19 +45,21 @@ class ClaimRoutes:
         self._ledger = ledger
         self._engine = engine
         self._settings = settings
-        self._body_timeout_s = body_timeout_s
         # One thread, since each that computes takes its turns from the event loop.
         self._aside = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._bytes_aside = 0
-        self._arriving = body.Arriving(LARGEST_AT_ONCE * settings.max_body_bytes)
+        self._arriving = body.Arriving(LARGEST_AT_ONCE * settings.max_body_bytes, body_timeout_s)
         self._one_large_read = asyncio.Semaphore(1)
 
     async def post_claim(self, request: Request) -> Response:
         """Takes in one claim."""
-        kind = body.media_type(request, MEDIA)
-        packed = body.is_packed(request)
-        key = idempotency_key(request)
-        received = await body.read(request, self._settings.max_body_bytes, self._body_timeout_s, self._arriving)
+        told = head.read(request.scope["headers"])
+        kind = head.media_type(told, MEDIA)
+        packed = head.is_packed(told)
+        key = head.idempotency_key(told)
+        received = await body.read(
+            request.receive, head.content_length(told), self._settings.max_body_bytes, self._arriving
+        )
         parsed, fingerprint = await self._parsed(kind, received, packed=packed, keyed=key is not None)
         claim = NewClaim(new_id(), caller_of(request).name, parsed, key, fingerprint, request.scope["traceparent"])
         with tracing.step("store claim", SpanKind.INTERNAL, claim__lines=len(parsed.lines)) as step:
@@ -69,7 +67,7 @@ class ClaimRoutes:
             if isinstance(outcome, Accepted | Replayed):
                 step.tell(claim__id=str(outcome.claim_id))
                 tell(request, claim=str(outcome.claim_id))
-        return await self._answer(claim, outcome, minimal=prefers_minimal(request))
+        return await self._answer(claim, outcome, minimal=head.prefers_minimal(told))
 
     async def _parsed(self, kind: str, received: bytes, *, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
         try:
@@ -158,7 +156,7 @@ class ClaimRoutes:
             raise await self._missing(client, claim_id)
         claim, lines = found
         tell(request, claim=str(claim_id))
-        return wire.json_response({**stored_answer(claim), "lines": answers.lines(lines)})
+        return wire.json_response({**stored_answer(claim), "lines": lines})
 
     async def _missing(self, client: str | None, claim_id: UUID) -> Problem:
         """Why there is no such claim: it was reversed, or never was."""
@@ -231,29 +229,6 @@ def router(handlers: ClaimRoutes) -> APIRouter:
     return routes
 
 
-def idempotency_key(request: Request) -> str | None:
-    """The Idempotency-Key without its quotes (RFC 8941 strings have them); a malformed one is a 400 Problem."""
-    offered = request.headers.getlist("idempotency-key")
-    if not offered:
-        return None
-    value = offered[0].strip(" \t")
-    quoted = _QUOTED_KEY.match(value)
-    key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else value
-    if len(offered) > 1 or not 1 <= len(key) <= 255 or not (quoted or _BARE_KEY.match(value)):
-        raise Problem(400, "Bad Idempotency-Key", "one Idempotency-Key of 1 to 255 printable ASCII characters")
-    return key
-
-
-def prefers_minimal(request: Request) -> bool:
-    """Whether a Prefer header (RFC 7240) asks for `return=minimal`; the first `return` of several counts."""
-    for header in request.headers.getlist("prefer"):
-        for preference in header.split(","):
-            name, _, value = preference.partition(";")[0].partition("=")
-            if name.strip().lower() == "return":
-                return value.strip(' \t"').lower() == "minimal"
-    return False
-
-
 def claim_answer(claim: NewClaim) -> dict[str, Any]:
     """The answer for a claim that was accepted just now, without its lines."""
     content = claim.content
@@ -267,14 +242,14 @@ def stored_answer(row: Claim) -> dict[str, Any]:
     return {**answer, "warnings": [Fault(**note) for note in row.warnings or ()]}
 
 
-def _created(answer: dict[str, Any], lines: Sequence[AnyLine], *, minimal: bool, replayed: bool = False) -> Response:
+def _created(answer: dict[str, Any], lines: Sequence[Line], *, minimal: bool, replayed: bool = False) -> Response:
     headers = {"Location": f"/claims/{answer['id']}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
     if minimal:
         headers["Preference-Applied"] = "return=minimal"
     else:
-        answer["lines"] = answers.lines(lines)
+        answer["lines"] = lines
     return wire.json_response(answer, 201, headers)
 
 

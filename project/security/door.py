@@ -9,7 +9,6 @@ enforces just that; one that declares nothing cannot be added. A key comes as `A
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
-import structlog
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Send
@@ -20,6 +19,7 @@ from project.security import keyless
 from project.security.ring import KeyRing, Mode
 from project.security.scopes import LOCAL, Caller, Scope
 from project.telemetry import access_metrics
+from project.telemetry.logs import tell_of_request
 from project.wire import problem_response
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -132,7 +132,7 @@ def _offered(headers: Headers) -> list[bytes]:
 def _refused(reason: str, problem: Problem) -> Problem:
     """Counts a refusal and has the request's log line tell it."""
     access_metrics.REFUSED.labels(reason).inc()
-    structlog.contextvars.bind_contextvars(refused=reason)
+    tell_of_request(refused=reason)
     return problem
 
 

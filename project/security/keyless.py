@@ -9,6 +9,7 @@ import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 
 _FORWARDING = frozenset(
     {
@@ -26,6 +27,7 @@ _FORWARDING = frozenset(
 )
 _FORWARDED = (b"x-forwarded", b"x-original-forwarded")
 _AUTHORITY = re.compile(rb"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[0-9A-Za-z.-]+))(?::[0-9]{1,5})?")
+_LONGEST_AUTHORITY = 300  # no name is longer (RFC 1035, 2.3.4); longer ones must not fill the cache
 
 
 def refusal(
@@ -47,6 +49,7 @@ def refusal(
     return None
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(address: str) -> bool:
     """Whether this is the address of a loopback interface, also as IPv6 writes IPv4's."""
     with suppress(ValueError):
@@ -56,9 +59,10 @@ def is_loopback(address: str) -> bool:
     return False
 
 
+@lru_cache(maxsize=1024)
 def _is_local(authority: bytes) -> bool:
     """Whether this `host` or `host:port` (RFC 3986, 3.2) is `localhost` or a loopback address."""
-    found = _AUTHORITY.fullmatch(authority)
+    found = _AUTHORITY.fullmatch(authority) if len(authority) <= _LONGEST_AUTHORITY else None
     if found is None:
         return False
     host = (found["v6"] or found["name"]).decode().lower()

@@ -9,7 +9,6 @@ import time
 from collections.abc import MutableMapping
 from functools import lru_cache
 from http import HTTPStatus
-from secrets import token_hex
 from typing import Any
 
 import structlog
@@ -17,8 +16,9 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from project.errors import Problem
+from project.ids import random_bytes
 from project.telemetry import metrics, trace_context, tracing
-from project.telemetry.logs import where
+from project.telemetry.logs import begin_request, where
 from project.wire import problem_response
 
 _log = structlog.get_logger("http")
@@ -63,7 +63,7 @@ def _correlation(scope: Scope) -> tuple[str, str | None]:
         elif name == b"traceparent":
             offered.append(value)
     traceparent = trace_context.accepted(offered[0].decode("latin-1")) if len(offered) == 1 else None
-    return request_id if _REQUEST_ID.match(request_id) else token_hex(8), tracing.here() or traceparent
+    return request_id if _REQUEST_ID.match(request_id) else random_bytes().hex(), tracing.here() or traceparent
 
 
 def _address(scope: Scope) -> str:
@@ -92,10 +92,11 @@ class RequestTelemetry:
         started = time.perf_counter()
         request_id, traceparent = _correlation(scope)
         correlated = [(b"x-request-id", request_id.encode())]
-        structlog.contextvars.bind_contextvars(request_id=request_id)
-        if traceparent is not None:
+        if traceparent is None:
+            begin_request(request_id=request_id)
+        else:
             correlated.append((b"traceparent", traceparent.encode()))
-            structlog.contextvars.bind_contextvars(trace_id=trace_context.trace_id(traceparent))
+            begin_request(request_id=request_id, trace_id=trace_context.trace_id(traceparent))
         scope["traceparent"] = traceparent
         status = 0
 
@@ -115,7 +116,6 @@ class RequestTelemetry:
                 await answer(scope, receive, send_with_id)
         finally:
             self._record(scope, status, time.perf_counter() - started)
-            structlog.contextvars.clear_contextvars()
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
