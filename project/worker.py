@@ -60,20 +60,23 @@ class Worker:
         self._chosen = chosen
         self._client = client
         self._connect: Connect = lambda: db.connect(url)
+        self._connect_to_queue: Connect = lambda: db.connect_to_queue(url)
         self._connect_patiently: Connect = lambda: db.connect_patiently(url)
         self._breaker = Breaker(unasked=True)
-        self._settler = Settler(self._connect)
+        self._settler = Settler(self._connect_to_queue)
         self._gauges = DatabaseGauges()
         dice = random.Random()  # noqa: S311  spreads retries, guards nothing
         clock = asyncio.get_running_loop().time
         self._steps = Steps(client, self._settler.submit, self._breaker, dice, clock, chosen.payments.payments_attempts)
         slots = chosen.payments.payments_concurrency
         admits = self._breaker.admits
-        self._paying = Lane("pay", statements.LEASE_DUE, slots, self._connect, self._pay, admits)
-        self._reversing = Lane("reverse", statements.LEASE_REVERSING, REVERSALS_AT_ONCE, self._connect, self._reverse)
+        self._paying = Lane("pay", statements.LEASE_DUE, slots, self._connect_to_queue, self._pay, admits)
+        self._reversing = Lane(
+            "reverse", statements.LEASE_REVERSING, REVERSALS_AT_ONCE, self._connect_to_queue, self._reverse
+        )
         redis_url = cache.redis_url(chosen.storage)
         self._publisher = Publisher(
-            self._connect, lambda: open_hub(chosen.events, redis_url), f"/{chosen.logging.app_name}"
+            lambda: db.connect_to_outbox(url), lambda: open_hub(chosen.events, redis_url), f"/{chosen.logging.app_name}"
         )
         self._started = clock()
         metrics.BREAKER_STATE.set_function(self._breaker_state)

@@ -110,7 +110,7 @@ class Payment(SQLModel, table=True):
 
     __tablename__ = "payment"
     __table_args__ = (
-        Index("ix_payment_due", "state", "next_attempt_at", postgresql_where=text("state <> 'paid'")),
+        Index("ix_payment_due", "state", "next_attempt_at", "claim_id", postgresql_where=text("state <> 'paid'")),
         Index("ix_payment_open", "state", "claim_id", postgresql_where=text("state <> 'paid'")),
     )
 

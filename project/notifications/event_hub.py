@@ -43,24 +43,34 @@ class EventHub(Protocol):
         """For each message whether the hub has it; HubAway when that is not known."""
 
 
+# KEYS[1] the stream, ARGV[1] its length, then the messages: how many of them it has, counted from the first. One
+# command for all, since the client takes 50 us for each command and answer (bench: saga).
+_ADD_ALL = f"""
+for number = 2, #ARGV do
+    local added = redis.pcall('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', '{FIELD}', ARGV[number])
+    if type(added) == 'table' and added.err then
+        return number - 2
+    end
+end
+return #ARGV - 1
+"""
+
+
 class RedisStream:
-    """XADD to a stream that forgets its oldest entries past about `length`."""
+    """Adds to a stream that forgets its oldest entries past about `length`."""
 
     def __init__(self, client: Redis, stream: str, length: int) -> None:
-        self._client = client
         self._stream = stream
         self._length = length
+        self._add_all = client.register_script(_ADD_ALL)
 
     async def send(self, messages: Sequence[Message]) -> Sequence[bool]:
         """All messages in one round trip."""
-        async with self._client.pipeline(transaction=False) as pipeline:
-            for message in messages:
-                pipeline.xadd(self._stream, {FIELD: message.content}, maxlen=self._length, approximate=True)
-            try:
-                answers = await pipeline.execute(raise_on_error=False)
-            except _AWAY as error:
-                raise HubAway from error
-        return [not isinstance(answer, Exception) for answer in answers]
+        try:
+            has = await self._add_all([self._stream], [self._length, *(message.content for message in messages)])
+        except _AWAY as error:
+            raise HubAway from error
+        return [number < has for number in range(len(messages))]
 
 
 class KafkaTopic:

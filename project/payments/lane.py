@@ -21,6 +21,7 @@ _log = structlog.get_logger("lane")
 
 LEASE_S = 10.0  # more than a call (client.CALL_S) and its settlement together
 POLL_S = 1.0  # behind every lost wake-up
+FREE_FOR_A_LEASE = 0.25  # of the slots
 AWAY_PAUSE_S = 0.5
 
 Step = Callable[[Due, float], Awaitable[object]]
@@ -91,7 +92,10 @@ class Lane:
 
     async def _fill(self) -> None:
         """Leases for the free slots that may be used now, and starts a step for each payment."""
-        wanted = self._admits(self._slots - len(self._steps), len(self._steps))
+        free = self._slots - len(self._steps)
+        if free < self._slots * FREE_FOR_A_LEASE and not self._drained:
+            return  # while there is a backlog a lease is worth its round trip only for several at once
+        wanted = self._admits(free, len(self._steps))
         taken: Sequence[Due] = []
         if wanted > 0:
             expires = asyncio.get_running_loop().time() + LEASE_S  # from before the lease: never later than its end

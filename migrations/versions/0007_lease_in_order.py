@@ -1,0 +1,28 @@
+"""The index of due payments has the order in which they are leased
+
+Revision ID: 0007
+Revises: 0005
+"""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "0007"
+down_revision: str | None = "0005"
+branch_labels: str | Sequence[str] | None = None
+depends_on: str | Sequence[str] | None = None
+
+OPEN = sa.text("state <> 'paid'")
+
+
+def upgrade() -> None:
+    # With only a part of the order in it, each lease sorts all payments that became due in one instant, or all there are.
+    op.drop_index("ix_payment_due", table_name="payment")
+    op.create_index("ix_payment_due", "payment", ["state", "next_attempt_at", "claim_id"], postgresql_where=OPEN)
+
+
+def downgrade() -> None:
+    op.drop_index("ix_payment_due", table_name="payment")
+    op.create_index("ix_payment_due", "payment", ["state", "next_attempt_at"], postgresql_where=OPEN)
