@@ -21,12 +21,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import compile_path
 
-from project import cache, db, settings
+from project import cache, db, settings, short_way
 from project.bell import Bell
 from project.claims import routes as claims
 from project.claims.columns import shown
 from project.claims.ledger import Ledger
-from project.claims.short_way import ShortWay
 from project.dead_letters import routes as dead_letters
 from project.docs_pages import add_docs
 from project.engines import launch
@@ -74,7 +73,6 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
             launch.follow_parent(parent.pid or 0)
         gc.enable()
         gc.freeze()  # what the start has made stays; the collector need not look at it again
-        metrics.POOL_SIZE.set(chosen.storage.database_pool_size)
         ring.start()
         bell.start()
         ledger.start()
@@ -104,18 +102,20 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
     )
     app.router.route_class = GuardedRoute
     app.state.door = door = Door(ring, chosen.server.cors_origins)
-    _count_pool_use(engine)
+    _count_pool_use(engine, chosen.storage.database_pool_size)
     handlers = claims.ClaimRoutes(ledger, engine, chosen.intake, chosen.limits.body_timeout_s)
-    app.include_router(taken_in := claims.router(handlers))
+    app.include_router(of_claims := claims.router(handlers))
     letters = dead_letters.LetterRoutes(engine, lambda: db.connect(url), bell.ring)
     app.include_router(dead_letters.router(letters))
-    app.include_router(providers.router(Ranking(engine, redis), Limiter(redis, chosen.ranking.rate)))
+    dashboards = providers.ProviderRoutes(Ranking(engine, redis), Limiter(redis, chosen.ranking.rate))
+    app.include_router(of_providers := providers.router(dashboards))
     app.include_router(health(engine, ring))
     add_docs(app)
     _answer_errors(app)
     if not traced:
-        post_claims = next(route for route in taken_in.routes if "POST" in getattr(route, "methods", ()))
-        app.add_middleware(ShortWay, door=door, route=post_claims, answer=_answer)
+        short = {("POST", "/claims"): handlers.post_claim, ("GET", "/top-provider"): dashboards.best_ten}
+        table = short_way.table([*of_claims.routes, *of_providers.routes], short)
+        app.add_middleware(short_way.ShortWay, door=door, table=table, answer=_answer)
     _surround(app, door, chosen.server.cors_origins)
     return app
 
@@ -161,7 +161,8 @@ _EXPOSED = [
 ]
 
 
-def _count_pool_use(engine: AsyncEngine) -> None:
+def _count_pool_use(engine: AsyncEngine, size: int) -> None:
+    metrics.POOL_SIZE.set(size)
     event.listen(engine.sync_engine, "checkout", lambda *_: metrics.POOL_IN_USE.inc())
     event.listen(engine.sync_engine, "checkin", lambda *_: metrics.POOL_IN_USE.dec())
 

@@ -34,8 +34,13 @@ _JSON = (b"content-type", b"application/json")
 
 def json_response(answer: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An application/json answer."""
+    return written_response(encode(answer), headers, status)
+
+
+def written_response(body: bytes, headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
+    """The same of JSON that is written already."""
     named = [(name.lower().encode(), value.encode()) for name, value in headers.items()] if headers else []
-    return _Written(encode(answer), status, named)
+    return _Written(body, status, named)
 
 
 def problem_response(problem: Problem) -> Response:

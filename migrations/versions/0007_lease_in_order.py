@@ -18,7 +18,7 @@ OPEN = sa.text("state <> 'paid'")
 
 
 def upgrade() -> None:
-    # With only a part of the order in it, each lease sorts all payments that became due in one instant, or all there are.
+    # With only a part of the order in the index, a lease sorts all payments of one instant, or all that are due.
     op.drop_index("ix_payment_due", table_name="payment")
     op.create_index("ix_payment_due", "payment", ["state", "next_attempt_at", "claim_id"], postgresql_where=OPEN)
 

@@ -6,6 +6,7 @@ docs/top-provider.md explains the data structure, the algorithm and its cost.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -49,33 +50,55 @@ async def from_totals(engine: AsyncEngine, depth: int = DEPTH) -> list[Total]:
             return top_n((Total(npi, net_fee) for npi, net_fee in rows), depth)
 
 
+class Best:
+    """A ranking, and how its beginnings are written on the wire."""
+
+    def __init__(self, totals: Sequence[Total]) -> None:
+        self._totals = totals
+        self._written: dict[int, bytes] = {}
+
+    def written(self, limit: int) -> bytes:
+        """The JSON of the `limit` best."""
+        if limit not in self._written:
+            self._written[limit] = wire.encode([total._asdict() for total in self._totals[:limit]])
+        return self._written[limit]
+
+
 class Ranking:
-    """The cached ranking of one process. Made by `app`."""
+    """The cached ranking of one process. Made by `app`.
+
+    Requests that come together share one read of the cache, and what it gives is taken apart only when it is new
+    (bench: top-provider).
+    """
 
     def __init__(self, engine: AsyncEngine, redis: Redis) -> None:
         self._engine = engine
         self._redis = redis
-        self._flight: asyncio.Task[list[Total]] | None = None
+        self._flight: asyncio.Task[Best] | None = None
+        self._last: tuple[bytes | str, Best] = b"", Best(())
 
-    async def best(self, limit: int) -> list[Total]:
-        """The `limit` best providers (1 to DEPTH), at most about a second old.
+    async def best(self) -> Best:
+        """The best providers, at most about a second old.
 
         Raises what the database raises when the ranking must be made and the database is away.
         """
+        if self._flight is None or self._flight.done():
+            self._flight = asyncio.create_task(self._read_or_made())
+        return await asyncio.shield(self._flight)  # a caller that leaves does not take the others' answer along
+
+    async def _read_or_made(self) -> Best:
         try:
             cached = await answered(self._redis.get(KEY))
         except (RedisError, OSError) as error:
             _log.warning("ranking_cache_away", error=where(error))
             metrics.RANKING_CACHE.labels("error").inc()
-            return (await self._single_flight(shared=False))[:limit]
+            return Best(await from_totals(self._engine))
         metrics.RANKING_CACHE.labels("hit" if cached else "miss").inc()
-        return (_read(cached) if cached else await self._single_flight(shared=True))[:limit]
-
-    async def _single_flight(self, *, shared: bool) -> list[Total]:
-        """Joins the recomputation that is under way in this process, or starts it."""
-        if self._flight is None or self._flight.done():
-            self._flight = asyncio.create_task(self._once_for_all() if shared else from_totals(self._engine))
-        return await asyncio.shield(self._flight)  # a caller that leaves does not take the others' answer along
+        if not cached:
+            return Best(await self._once_for_all())
+        if cached != self._last[0]:
+            self._last = cached, Best(_read(cached))
+        return self._last[1]
 
     async def _once_for_all(self) -> list[Total]:
         """Makes the ranking, unless another process is at it; then waits for what that one leaves in Redis."""

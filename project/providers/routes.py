@@ -28,12 +28,34 @@ class ProviderTotal(BaseModel):
     net_fee: float = Field(description="USD, two decimals", examples=[116.85], json_schema_extra={"multipleOf": 0.01})
 
 
-def router(ranking: Ranking, limiter: Limiter) -> APIRouter:
-    """The route over a ranking and its limiter."""
-    routes = APIRouter(tags=["providers"], route_class=GuardedRoute)
+class ProviderRoutes:
+    """What the route needs, and how it answers."""
 
-    @routes.get(
+    def __init__(self, ranking: Ranking, limiter: Limiter) -> None:
+        self._ranking = ranking
+        self._limiter = limiter
+
+    async def top_provider(self, request: Request, query: Annotated[TopProviderQuery, Query()]) -> Response:
+        """The `limit` providers with the highest net fees."""
+        headers = await self._limiter.admit(_limited_by(request))
+        best = await self._ranking.best()
+        return wire.written_response(best.written(query.limit), headers)
+
+    async def best_ten(self, request: Request) -> Response:
+        """The same for a request without a query."""
+        return await self.top_provider(request, _WITHOUT_A_QUERY)
+
+
+_WITHOUT_A_QUERY = TopProviderQuery()
+
+
+def router(handlers: ProviderRoutes) -> APIRouter:
+    """The route over these handlers."""
+    routes = APIRouter(tags=["providers"], route_class=GuardedRoute)
+    routes.add_api_route(
         "/top-provider",
+        handlers.top_provider,
+        methods=["GET"],
         summary="The providers with the highest net fees",
         response_class=Response,
         responses={
@@ -46,11 +68,6 @@ def router(ranking: Ranking, limiter: Limiter) -> APIRouter:
         },
         **needs(Scope.PROVIDERS_READ),
     )
-    async def top_provider(request: Request, query: Annotated[TopProviderQuery, Query()]) -> Response:
-        headers = await limiter.admit(_limited_by(request))
-        best = await ranking.best(query.limit)
-        return wire.json_response([total._asdict() for total in best], headers=headers)
-
     return routes
 
 
