@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 
 from project import cache, db, settings
 from project.bell import listen
+from project.engines import launch
 from project.errors import ServiceError
 from project.gauges import DatabaseGauges
 from project.housekeeping import keep_house
@@ -232,6 +233,7 @@ def work(chosen: settings.Settings) -> None:
     Raises ServiceError, one line for a person, when METRICS_PORT is taken or strangers could connect without a key.
     """
     logs.configure(chosen.logging, "worker")
+    launch.step_back()
     refuse_exposure_without_keys(chosen)
     tracing.start("claim_process-worker")
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

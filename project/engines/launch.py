@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from project.errors import EngineError
 
 NOBODY = 65534
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+BEHIND = 5  # a third of the weight of a process that has not stepped back (sched(7))
 
 
 def leashed(argv: Sequence[str], death_signal: signal.Signals) -> list[str]:
@@ -41,6 +43,17 @@ def follow_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def step_back() -> None:
+    """Leaves the processor to others who want it: for processes whose work can wait, beside one that answers clients
+    (docs/decisions/0022-intake-first.md).
+
+    Where Linux shares the processor out by sessions, each of ours being one, it is the session that steps back.
+    """
+    os.nice(BEHIND)
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(BEHIND))
 
 
 @cache

@@ -21,6 +21,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from project import settings
+from project.engines import launch
 from project.errors import SettingsError
 from project.payments import stand_in_store as store
 from project.payments.stand_in_store import Kept, Store
@@ -241,6 +242,7 @@ async def _application(chosen: settings.Settings) -> web.Application:
 def serve(chosen: settings.Settings) -> None:
     """Serves until SIGTERM or SIGINT; calls in hand are finished."""
     logs.configure(chosen.logging, "payments")
+    launch.step_back()
     web.run_app(
         _application(chosen),
         host=chosen.stand_in_host,
