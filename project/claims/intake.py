@@ -81,7 +81,10 @@ def _decoded(body: bytes, max_lines: int) -> Any:
     With more than `max_lines` lines it is told of nothing else, so the slower way is not taken for it.
     """
     try:
-        return jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True, float_mode="decimal")
+        # names are the same in each line, values are not: to look for them again costs more than to make them
+        return jiter.from_json(
+            body, allow_inf_nan=False, catch_duplicate_keys=True, float_mode="decimal", cache_mode="keys"
+        )
     except ValueError:
         pass
     try:  # a duplicate key is a fault to report beside the others; anything else is not JSON

@@ -122,7 +122,7 @@ def check_line(
             for parse, cell in zip(_REQUIRED_PARSERS, plan.pick(cells), strict=True)
         ]
         if quadrant is not None:
-            quadrant = values.quadrant(quadrant.strip(" \t")) or None  # type: ignore[attr-defined]
+            quadrant = values.quadrant(quadrant.strip(" \t"))  # type: ignore[attr-defined]
     except (values.Broken, AttributeError):
         return _examined(plan, cells, line_no, npi_check)
     net_fee = line_net_fee(fees, allowed, co_ins, co_pay)
@@ -163,13 +163,17 @@ def _noted(line: Line, npi_check: NpiCheck) -> tuple[Line | None, Sequence[Fault
     return line, notes
 
 
-def _warnings(line: Line, npi_check: NpiCheck) -> list[Fault]:
+def _warnings(line: Line, npi_check: NpiCheck) -> Sequence[Fault]:
     """What is odd about a line that is accepted all the same."""
-    notes, line_no = [], line.line_no
-    if line.quadrant is not None and line.quadrant not in values.QUADRANTS:
-        notes.append(Fault(line_no, "quadrant", "quadrant", "is not a known quadrant or oral-cavity code"))
-    if npi_check != "off" and not values.npi_check_digit_holds(line.provider_npi):
-        notes.append(Fault(line_no, "provider_npi", "npi_check_digit", "has a check digit that does not hold"))
+    odd_quadrant = line.quadrant is not None and line.quadrant not in values.QUADRANTS
+    odd_npi = npi_check != "off" and not values.npi_check_digit_holds(line.provider_npi)
+    if not (odd_quadrant or odd_npi):
+        return ()
+    notes = []
+    if odd_quadrant:
+        notes.append(Fault(line.line_no, "quadrant", "quadrant", "is not a known quadrant or oral-cavity code"))
+    if odd_npi:
+        notes.append(Fault(line.line_no, "provider_npi", "npi_check_digit", "has a check digit that does not hold"))
     return notes
 
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import random
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -11,8 +13,10 @@ import asyncpg
 import httpx2
 import pytest
 
+from project.engines.places import Places
 from project.tests.conftest import Run
 from project.tests.keys import bearing, make_key
+from project.tests.own_engines import own_valkey
 from project.tests.service import Service, free_port, line, running, wait_until
 
 UNLIMITED = {"TOP_PROVIDER_RATE_LIMIT": "1000000/second"}
@@ -107,6 +111,19 @@ def test_the_eleventh_request_of_a_minute_is_429_whichever_process_answers(serve
         assert 0 < int(refused.headers["retry-after"]) <= 60
         assert refused.headers["ratelimit"].startswith('"default";r=0;t=')
         assert metric(one, "limiter_refused_total") == 1
+
+
+def test_of_many_at_once_so_many_pass_as_may_and_who_was_refused_stays_so(database_url: str, tmp_path: Path) -> None:
+    places = Places(tmp_path / "engine")
+    with own_valkey(places) as valkey:
+        settings = {"DATABASE_URL": database_url, "REDIS_URL": places.redis_url}
+        with running(tmp_path / "web", settings) as service, ThreadPoolExecutor(30) as pool:
+            answers = list(pool.map(lambda _: service.http.get("/top-provider").status_code, range(30)))
+            assert sorted(answers) == [200] * 10 + [429] * 20
+            os.kill(valkey.pid, signal.SIGKILL)
+            refused = service.http.get("/top-provider")
+            assert refused.status_code == 429
+            assert 0 < int(refused.headers["retry-after"]) <= 60
 
 
 def test_another_client_is_not_affected(serve: Run) -> None:
