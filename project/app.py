@@ -23,6 +23,7 @@ from starlette.routing import compile_path
 
 from project import cache, db, settings, short_way
 from project.bell import Bell
+from project.claims import batch_routes
 from project.claims import routes as claims
 from project.claims.columns import shown
 from project.claims.ledger import Ledger
@@ -67,7 +68,6 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
         retention_s=chosen.intake.idempotency_retention,
         committed=bell.ring,
     )
-
     load = Load(chosen.limits, lambda: ledger.is_full, metrics.SHED.inc)
 
     @asynccontextmanager
@@ -108,9 +108,10 @@ def create_app(using: settings.Settings | None = None) -> FastAPI:
     app.state.door = door = Door(ring, chosen.server.cors_origins)
     _count_pool_use(engine, chosen.storage.database_pool_size)
     handlers = claims.ClaimRoutes(ledger, engine, chosen.intake, chosen.limits.body_timeout_s)
+    batches = batch_routes.BatchRoutes(ledger, engine, chosen, handlers.aside, lambda: load.is_leaving)
+    app.include_router(batch_routes.router(batches))  # before GET /claims/{claim_id}, which would take its path
     app.include_router(of_claims := claims.router(handlers))
-    letters = dead_letters.LetterRoutes(engine, lambda: db.connect(url), bell.ring)
-    app.include_router(dead_letters.router(letters))
+    app.include_router(dead_letters.router(dead_letters.LetterRoutes(engine, lambda: db.connect(url), bell.ring)))
     dashboards = providers.ProviderRoutes(Ranking(engine, redis), Limiter(redis, chosen.ranking.rate))
     app.include_router(of_providers := providers.router(dashboards))
     app.include_router(health(engine, ring))
@@ -206,10 +207,12 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 def _methods_of(request: Request) -> list[str]:
     """All methods of a path (RFC 9110, 10.2.1); the router itself names those of the first route it tried."""
     paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    if (asked := request.url.path) in paths:
+        return sorted(method.upper() for method in paths[asked])
     return sorted(
         method.upper()
         for path, operations in paths.items()
-        if compile_path(path)[0].match(request.url.path)
+        if compile_path(path)[0].match(asked)
         for method in operations
     )
 

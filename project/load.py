@@ -39,6 +39,7 @@ class Load:
         self._uncounted = 0
         self.uploading = 0  # requests whose body is still on its way: they wait for their client, not for us
         self.reading: set[asyncio.Task[None]] = set()
+        self.is_leaving = False  # the process has been told to stop: what is long ends early
         self._queue_is_full = queue_is_full
         self._stuck: dict[Connection, None] = {}  # in the order in which they got stuck
 

@@ -134,7 +134,7 @@ class Protocol(HttpToolsProtocol):
         was carried out. So it is answered once more, with `Connection: close`; or is closed LEAVING_IDLE_S later
         (docs/decisions/0015-nginx-and-draining.md, system/test_nginx_restart.py).
         """
-        self._leaving = True
+        self._leaving = self._load.is_leaving = True
         if not self._is_of_proxy:
             super().shutdown()
         elif not self._is_answering():

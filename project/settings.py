@@ -211,6 +211,7 @@ class IntakeSettings(_Group):
     max_lines: int = Field(10_000, ge=1, le=100_000)
     max_body_bytes: int = Field(16 * MEBIBYTE, ge=1024)
     max_unpacked_bytes: int = Field(16 * MEBIBYTE, ge=1024, description="what a gzip body may unpack to")
+    max_batch_bytes: int = Field(64 * MEBIBYTE, ge=1024, description="of a batch, also of what its gzip unpacks to")
     max_nesting: int = Field(
         16, ge=3, le=100, description="levels of a JSON body; a claim needs 3, the parser ends at 200"
     )

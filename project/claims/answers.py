@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from project.claims.batch import Busy, KeyReused, NumberTaken
 from project.claims.models import ClaimEvent
 from project.claims.queries import Reversal
 from project.errors import Problem
@@ -34,6 +35,45 @@ def gone(reversal: Reversal) -> Problem:
         reason=reversal.reason,
         reversed_at=rfc3339(reversal.at),
         dead_letter=f"/dead-letters/{reversal.letter_id}",
+    )
+
+
+def not_stored(outcome: KeyReused | NumberTaken | Busy) -> Problem:
+    """422 or 409: another request has the claim's key or number."""
+    match outcome:
+        case KeyReused():
+            return Problem(
+                422,
+                "Idempotency-Key reused",
+                "this key came with another body before; nothing was stored",
+                kind="/problems/idempotency-key-reused",
+            )
+        case NumberTaken(claim_id):
+            return Problem(
+                409,
+                "Claim number taken",
+                "a claim of this number exists; nothing was stored",
+                kind="/problems/claim-number-taken",
+                headers={"Location": f"/claims/{claim_id}"},
+            )
+        case Busy():
+            return Problem(
+                409,
+                "Request in progress",
+                "a request with the same key or number has not finished; nothing was stored",
+                kind="/problems/in-progress",
+                headers={"Retry-After": "1"},
+            )
+
+
+def not_shown() -> Problem:
+    """503: the claim of an earlier request of the same key is stored, and cannot be read for now."""
+    return Problem(
+        503,
+        "Database away",
+        "the claim was stored before, and cannot be read for now",
+        kind="/problems/database-away",
+        headers={"Retry-After": "2"},
     )
 
 

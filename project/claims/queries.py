@@ -58,11 +58,28 @@ async def find_reversal(engine: AsyncEngine, client: str | None, claim_id: UUID)
 
     A dead letter bears the id of the event claim.reversing that was written with it.
     """
-    found: dict[str, ClaimEvent] = {event.type: event for event in await find_events(engine, client, claim_id)}
-    if "claim.reversed" not in found:
-        return None
-    last = found["claim.reversed"]
-    return Reversal(last.detail or "refused", last.at, found["claim.reversing"].id)
+    return _reversals(await find_events(engine, client, claim_id)).get(claim_id)
+
+
+def _reversals(events: Sequence[ClaimEvent]) -> dict[UUID, Reversal]:
+    """The last reversal of each claim that has one, from events in their order."""
+    reversing = {event.claim_id: event.id for event in events if event.type == "claim.reversing"}
+    return {
+        event.claim_id: Reversal(event.detail or "refused", event.at, reversing[event.claim_id])
+        for event in events
+        if event.type == "claim.reversed"
+    }
+
+
+async def find_replayed(engine: AsyncEngine, client: str, claim_ids: Sequence[UUID]) -> dict[UUID, Claim | Reversal]:
+    """The claims of these ids, or how they ended; absent are those that the client never had."""
+    own = select(Claim).where(col(Claim.id).in_(claim_ids), col(Claim.client) == client)
+    async with AsyncSession(engine) as session:
+        found: dict[UUID, Claim | Reversal] = {claim.id: claim for claim in (await session.exec(own)).all()}
+        if missing := set(claim_ids) - found.keys():
+            events = select(ClaimEvent).where(col(ClaimEvent.claim_id).in_(missing), col(ClaimEvent.client) == client)
+            found |= _reversals((await session.exec(events.order_by(col(ClaimEvent.seq)))).all())
+    return found
 
 
 async def find_events(engine: AsyncEngine, client: str | None, claim_id: UUID) -> Sequence[ClaimEvent]:

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from project import wire
 from project.claims import answers, body, head, intake, queries, schemas
-from project.claims.batch import Accepted, Busy, KeyReused, NewClaim, NumberTaken, Outcome, Replayed
+from project.claims.batch import Accepted, NewClaim, Outcome, Replayed
 from project.claims.intake import Refused, Unreadable
 from project.claims.ledger import Ledger
 from project.claims.lines import Line, ParsedClaim
@@ -46,7 +46,7 @@ class ClaimRoutes:
         self._engine = engine
         self._settings = settings
         # One thread, since each that computes takes its turns from the event loop.
-        self._aside = ThreadPoolExecutor(1, thread_name_prefix="intake")
+        self.aside = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._bytes_aside = 0
         self._arriving = body.Arriving(LARGEST_AT_ONCE * settings.max_body_bytes, body_timeout_s)
         self._one_large_read = asyncio.Semaphore(1)
@@ -102,7 +102,7 @@ class ClaimRoutes:
         try:
             async with asyncio.timeout(ASIDE_WITHIN_S):
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._aside, self._taken_in, kind, received, packed, keyed)
+                return await loop.run_in_executor(self.aside, self._taken_in, kind, received, packed, keyed)
         except TimeoutError:
             raise _too_many_aside() from None
         finally:
@@ -114,31 +114,10 @@ class ClaimRoutes:
                 return _created(claim_answer(claim), claim.content.lines, minimal=minimal)
             case Replayed(claim_id):
                 return await self._replayed(claim.client, claim_id, minimal=minimal)
-            case KeyReused():
-                raise Problem(
-                    422,
-                    "Idempotency-Key reused",
-                    "this key came with another body before; nothing was stored",
-                    kind="/problems/idempotency-key-reused",
-                )
-            case NumberTaken(claim_id):
-                raise Problem(
-                    409,
-                    "Claim number taken",
-                    "a claim of this number exists; nothing was stored",
-                    kind="/problems/claim-number-taken",
-                    headers={"Location": f"/claims/{claim_id}"},
-                )
-            case Busy():
-                raise Problem(
-                    409,
-                    "Request in progress",
-                    "a request with the same key or number has not finished; nothing was stored",
-                    kind="/problems/in-progress",
-                    headers={"Retry-After": "1"},
-                )
             case Problem():
                 raise outcome
+            case _:
+                raise answers.not_stored(outcome)
 
     async def _replayed(self, client: str, claim_id: UUID, *, minimal: bool) -> Response:
         metrics.CLAIMS_REPLAYED.inc()

@@ -148,7 +148,7 @@ _LINE = {
     },
 }  # fmt: skip
 
-_EXAMPLE_LINE = {
+EXAMPLE_LINE = {
     "service_dttm": "2018-03-28 00:00:00",
     "submitted_proc": "D4346",
     "quadrant": None,
@@ -208,8 +208,8 @@ POST_CLAIMS: dict[str, Any] = {
                     ]
                 },
                 "examples": {
-                    "lines": {"value": [_EXAMPLE_LINE]},
-                    "claim": {"value": {"claim_number": "CLM-1234", "lines": [_EXAMPLE_LINE]}},
+                    "lines": {"value": [EXAMPLE_LINE]},
+                    "claim": {"value": {"claim_number": "CLM-1234", "lines": [EXAMPLE_LINE]}},
                 },
             },
             "text/csv": {"schema": {"type": "string"}, "example": _EXAMPLE_CSV},

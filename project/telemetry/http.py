@@ -48,8 +48,8 @@ def _route_template(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", None) or "unmatched"
 
 
-def tell(request: HTTPConnection, **fields: str) -> None:
-    """Adds fields to the request's log line: ids of ours, never a value that a client sent."""
+def tell(request: HTTPConnection, **fields: str | int) -> None:
+    """Adds fields to the request's log line: ids and counts of ours, never a value that a client sent."""
     request.scope.setdefault("told", {}).update(fields)
 
 

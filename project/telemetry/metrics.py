@@ -27,6 +27,7 @@ _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 ROUTES = frozenset(
     {
         ("POST", "/claims"),
+        ("POST", "/claims/batch"),
         ("GET", "/claims"),
         ("GET", "/claims/{claim_id}"),
         ("GET", "/claims/{claim_id}/events"),

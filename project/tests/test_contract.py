@@ -15,16 +15,23 @@ import asyncpg
 
 from project import audit
 from project.tests.saga import performing
-from project.tests.service import Service, environment, line
+from project.tests.service import ROOT, Service, environment, line
 
 EXAMPLES = os.environ.get("CONTRACT_EXAMPLES", "20")
 # Without keys this machine needs none, so there is no authentication that could be ignored.
 NOT_CHECKED = "ignored_auth,object_level_authorization"
-# A schema cannot say all of the rules of a claim, nor that a number or a key is taken.
-CONFIGURATION = """
+# A schema cannot say all of the rules of a claim, nor that a number or a key is taken. A wrong row of a batch is told in
+# its own row.
+CONFIGURATION = f"""
+hooks = "{ROOT / "project" / "tests" / "ndjson.py"}"
+
 [[operations]]
 include-name = "POST /claims"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "409", "413", "415", "422"]
+
+[[operations]]
+include-name = "POST /claims/batch"
+checks.negative_data_rejection.expected-statuses = ["200", "400", "413", "415", "422"]
 """
 
 

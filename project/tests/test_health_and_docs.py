@@ -70,6 +70,7 @@ def test_the_document_describes_every_route_with_its_errors(service: Service) ->
     document: dict[str, Any] = service.http.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/claims",
+        "/claims/batch",
         "/claims/{claim_id}",
         "/claims/{claim_id}/events",
         "/dead-letters",

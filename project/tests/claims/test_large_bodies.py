@@ -52,7 +52,7 @@ async def test_a_large_body_whose_turn_does_not_come_is_told_so(
 ) -> None:
     monkeypatch.setattr(routes, "ASIDE_WITHIN_S", 0.05)
     go_on = threading.Event()
-    handlers._aside.submit(go_on.wait)
+    handlers.aside.submit(go_on.wait)
     assert await take_in(handlers) is Overloaded
     go_on.set()
     monkeypatch.undo()

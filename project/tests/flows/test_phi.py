@@ -208,6 +208,9 @@ def post_good_and_bad(site: Exposed) -> None:
     for kind, body in bad_bodies():
         answer = site.posts(kind, body)
         assert answer.status_code in (400, 422), (kind, body, answer.text)
+    rows = b"\n".join([good, numbered, *(body for kind, body in bad_bodies() if kind == JSON)])
+    batch = site.http.post("/claims/batch", content=rows, headers={"Content-Type": "application/x-ndjson"})
+    assert site.hears("batch", batch).text.count('"status":201') == 1
     for headers in BAD_HEADERS:
         assert 400 <= site.posts(JSON, good, headers).status_code < 500, headers
     assert site.posts(JSON, gzip.compress(good)[:-9], {"Content-Encoding": "gzip"}).status_code == 400

@@ -44,14 +44,21 @@ def test_a_refused_claim_is_reversed_and_gone_with_its_reason(saga: Saga, serve:
     with serve(TOP_PROVIDER_RATE_LIMIT="1000000/minute") as service:
         stays = service.accepted([line(provider_npi="1111111111", provider_fees=150)])
         body = {"claim_number": "N-1", "lines": [line(provider_npi="2222222222", provider_fees=181.25)]}
-        goes = service.accepted(body, Idempotency_Key="k-1")
+        goes = service.accepted(body, Idempotency_Key="k/1")
         wait_until(lambda: service.http.get(f"/claims/{goes['id']}").status_code == 410, "it is gone")
         gone = service.http.get(f"/claims/{goes['id']}").json()
         assert (gone["type"], gone["reason"]) == ("/problems/claim-reversed", "refused")
         letter = service.http.get(gone["dead_letter"]).json()
         assert (letter["claim_id"], letter["state"], letter["detail"]) == (goes["id"], "reversed", "insufficient_funds")
         assert letter["claim"]["lines"][0]["subscriber_id"] == "***"
-        assert service.submit(body, Idempotency_Key="k-1").json()["dead_letter"] == gone["dead_letter"]
+        again = service.submit(body, Idempotency_Key="k/1")
+        assert again.json()["dead_letter"] == gone["dead_letter"]
+        as_row = {
+            "Content-Type": "application/x-ndjson",
+            "Idempotency-Key": "k",
+        }  # the same request, as row 1 of a batch
+        row = service.http.post("/claims/batch", content=again.request.content, headers=as_row).json()
+        assert row == {"row": 1, **again.json(), "id": goes["id"]}
         events = service.http.get(f"/claims/{goes['id']}/events").json()["items"]
         assert [one["type"] for one in events] == ["claim.accepted", "claim.reversing", "claim.reversed"]
         ranking = [{"provider_npi": "1111111111", "net_fee": 50.0}]

@@ -21,6 +21,7 @@ WITHOUT_DECLARATION = {"/openapi.json", "/docs-assets"}
 PUBLIC = {"/hello", "/livez", "/readyz", "/docs", "/redoc"}
 CONTRACT = {
     ("POST", "/claims"): Scope.CLAIMS_WRITE,
+    ("POST", "/claims/batch"): Scope.CLAIMS_WRITE,
     ("GET", "/claims"): Scope.CLAIMS_READ,
     ("GET", "/claims/{claim_id}"): Scope.CLAIMS_READ,
     ("GET", "/claims/{claim_id}/events"): Scope.CLAIMS_READ,

@@ -172,5 +172,10 @@ def two_serving(serve: Run, database_url: str, **settings: str) -> Iterator[Pair
 
 def directive(name: str, file: str = "nginx.conf") -> str:
     """What a directive of the configuration says, which stands there once."""
-    [value] = re.findall(rf"^\s*{name}\s+([^;#]+);", (CONFIGURATION / file).read_text(), re.MULTILINE)
-    return str(value)
+    [value] = directives(name, file)
+    return value
+
+
+def directives(name: str, file: str = "nginx.conf") -> list[str]:
+    """What it says wherever it stands, in order."""
+    return re.findall(rf"^\s*{name}\s+([^;#]+);", (CONFIGURATION / file).read_text(), re.MULTILINE)

@@ -1,6 +1,7 @@
 """nginx's limits are the application's; what it refuses itself is told as the application tells it."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from project.tests.system.nginx import (
     address_of,
     answer_on,
     directive,
+    directives,
     fronting,
 )
 from project.web import GRACE_S
@@ -43,8 +45,14 @@ def seconds(text: str) -> int:
 
 def test_the_numbers_are_those_of_the_applications_settings() -> None:
     limits, intake = LimitSettings(_env_file=None), IntakeSettings(_env_file=None)
-    assert size(directive("client_max_body_size")) == intake.max_body_bytes
-    assert f"at most {intake.max_body_bytes} bytes" in (CONFIGURATION / "problems.conf").read_text()
+    assert [size(most) for most in directives("client_max_body_size")] == [
+        intake.max_body_bytes,
+        intake.max_batch_bytes,
+    ]
+    told = re.findall(
+        r"^    (?:default|/claims/batch) +(\d+);", (CONFIGURATION / "problems.conf").read_text(), re.MULTILINE
+    )
+    assert told == [str(intake.max_body_bytes), str(intake.max_batch_bytes)]
     assert f"at most {limits.max_header_bytes} bytes of request" in (CONFIGURATION / "problems.conf").read_text()
     assert size(directive("large_client_header_buffers").split()[1]) > limits.max_header_bytes
     assert seconds(directive("client_header_timeout")) == limits.header_timeout_s
@@ -94,6 +102,16 @@ def test_bodies_of_the_applications_limit_pass_and_more_are_413(front: Front) ->
                 "status": 413,
                 "detail": "at most 16777216 bytes",
             }
+
+
+def test_batches_of_the_applications_limit_pass_and_more_are_413(front: Front) -> None:
+    most = 64 * MEBIBYTE
+    headers = {"Content-Type": "application/x-ndjson"}
+    with front.nginx.client(front.pair.key) as client:
+        answer = client.post("/claims/batch", content=b"[]" + b"\n" * (most - 2), headers=headers)
+        assert (answer.status_code, answer.json()["status"]) == (200, 422)
+        answer = client.post("/claims/batch", content=b" " * (most + 1), headers=headers)
+        assert (answer.status_code, answer.json()["detail"]) == (413, "at most 67108864 bytes")
 
 
 def test_an_answer_that_comes_before_the_body_is_passed_on(front: Front) -> None:
