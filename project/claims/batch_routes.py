@@ -201,9 +201,10 @@ class BatchRoutes:
                 metrics.CLAIMS_REFUSED.labels(rule).inc(count)
             outcomes: list[Outcome] = []
             for portion in self._portions(made.claims):
-                outcomes += await self._submit(portion)
+                told = await self._submit(portion) if failure is None else [failure] * len(portion)
+                failure = failure or next(filter(None, map(_failure_of_all, told)), None)
+                outcomes += told
             batch.accepted += sum(isinstance(outcome, Accepted) for outcome in outcomes)
-            failure = next(filter(None, map(_failure_of_all, outcomes)), None)
             batch.ended = batch.ended or failure
             replayed = [outcome.claim_id for outcome in outcomes if isinstance(outcome, Replayed)]
             found = await self._find(batch.sender.client, replayed) if replayed else {}
