@@ -22,7 +22,7 @@ from project.errors import EngineError
 
 NOBODY = 65534
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-BEHIND = 5  # a third of the weight of a process that has not stepped back (sched(7))
+BEHIND = 10  # a tenth of the weight of a process that has not stepped back (sched(7))
 
 
 def leashed(argv: Sequence[str], death_signal: signal.Signals) -> list[str]:
