@@ -122,7 +122,8 @@ def check_line(
             for parse, cell in zip(_REQUIRED_PARSERS, plan.pick(cells), strict=True)
         ]
         if quadrant is not None:
-            quadrant = values.quadrant(quadrant.strip(" \t"))  # type: ignore[attr-defined]
+            quadrant = quadrant.strip(" \t")  # type: ignore[attr-defined]
+            quadrant = values.quadrant(quadrant) if quadrant else None  # empty in CSV, where most lines have none
     except (values.Broken, AttributeError):
         return _examined(plan, cells, line_no, npi_check)
     net_fee = line_net_fee(fees, allowed, co_ins, co_pay)
