@@ -51,6 +51,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 # What the service works out by itself; a claim that brings it along is mistaken about something.
 COMPUTED = frozenset({"id", "claimid", "netfee", "netfees", "status", "receivedat"})
 
+# What a file of many claims calls the column that tells them apart; folded, as "Claim #" is to "claim".
+_CLAIM_NUMBER = frozenset({"claimnumber", "claimno", "claimnum", "claimnr", "claim"})
 
 LONGEST_NAME = 128  # no name that we know is longer; longer ones must not fill the cache
 
@@ -75,6 +77,11 @@ def field_of(name: str) -> str | None:
 def is_computed(name: str) -> bool:
     """Whether the service itself works out what this column is called after."""
     return len(name) <= LONGEST_NAME and fold(name) in COMPUTED
+
+
+def is_claim_number(name: str) -> bool:
+    """Whether a column of this name tells the claims of a file apart."""
+    return len(name) <= LONGEST_NAME and fold(name) in _CLAIM_NUMBER
 
 
 _LIKE_A_NAME = re.compile(r"(?=.*[A-Za-z])(?!(?:[^0-9]*[0-9]){4})[A-Za-z0-9 _./#$%&()+:-]+\Z")

@@ -140,13 +140,14 @@ def _check_count(count: int, max_lines: int, faults: list[Fault]) -> None:
     if count == 0:
         faults.append(Fault(None, "lines", "min_lines", "must have at least one line"))
     elif count > max_lines:
-        faults.append(_too_many_lines(max_lines))
+        faults.append(too_many_lines(max_lines))
     else:
         return
     raise Refused(faults)
 
 
-def _too_many_lines(max_lines: int) -> Fault:
+def too_many_lines(max_lines: int) -> Fault:
+    """The fault of a claim that has more."""
     return Fault(None, "lines", "max_lines", f"must have at most {max_lines} lines")
 
 
@@ -155,7 +156,7 @@ def _too_much(excess: shape.Excess, max_lines: int) -> Refused:
     if excess == "columns":
         return Refused([Fault(None, "header", *_TOO_WIDE)])
     if excess == "lines":
-        return Refused([_too_many_lines(max_lines)])
+        return Refused([too_many_lines(max_lines)])
     detail = f"must have at most {shape.most_values(max_lines)} values in all"
     return Refused([Fault(None, "lines", "max_values", detail)])
 
@@ -194,6 +195,16 @@ def parse_csv(body: bytes, max_lines: int, npi_check: NpiCheck) -> ParsedClaim:
     faults = _header_faults(plan)
     _check_count(len(rows), max_lines, faults)
     return _claim(None, _csv_lines(plan, len(header), rows, npi_check), faults)
+
+
+def parse_rows(
+    number: str, plan: Plan, width: int, rows: list[list[str]], max_lines: int, npi_check: NpiCheck
+) -> ParsedClaim:
+    """A claim of CSV rows that somebody else has read, under a header without faults. Raises Refused."""
+    faults: list[Fault] = []
+    claim_number = _claim_number(number, faults)
+    _check_count(len(rows), max_lines, faults)
+    return _claim(claim_number, _csv_lines(plan, width, rows, npi_check), faults)
 
 
 def _csv_rows(body: bytes, most: int) -> tuple[list[str], list[list[str]]]:
