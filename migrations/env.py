@@ -20,6 +20,7 @@ from sqlmodel import SQLModel
 
 import project.claims.models
 import project.dead_letters.models
+import project.imports.models
 import project.providers.models
 import project.security.models  # noqa: F401  these imports register their tables
 from project.db import connect_patiently, create_patient_engine, database_url
