@@ -95,8 +95,8 @@ def migrate() -> None:
     _become("schema")
 
 
-def _operator_command(name: str, does: str) -> None:
-    """Adds a command whose arguments `project.commands` understands."""
+def _operator_command(name: str, does: str, *module: str) -> None:
+    """Adds a command whose arguments `project.commands` understands, or a module of its own."""
 
     @app.command(
         name,
@@ -106,12 +106,13 @@ def _operator_command(name: str, does: str) -> None:
     )
     @_one_line_on_failure
     def command(context: typer.Context) -> None:
-        _become("commands", name, *context.args)
+        _become(*(module or ("commands", name)), *context.args)
 
 
 _operator_command("dead-letters", "Lists what payments refused, shows it, sends it again, gives it up.")
 _operator_command("doctor", "Says whether the books balance, payments agrees and nothing is stuck.")
 _operator_command("announce", "Has events published again.")
+_operator_command("import", "Takes in claims from CSV and NDJSON files.", "imports.commands")
 _operator_command("keys", "Makes, lists and revokes API keys.")
 
 

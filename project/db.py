@@ -110,9 +110,9 @@ async def connect_to_outbox(database_url: str) -> Any:
     return connection
 
 
-async def connect_patiently(database_url: str) -> Any:
+async def connect_patiently(database_url: str, statement_timeout_s: float | None = None) -> Any:
     """The same for an operator's command, whose statements may read whole tables."""
-    return await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_S)
+    return await asyncpg.connect(database_url, timeout=CONNECT_TIMEOUT_S, command_timeout=statement_timeout_s)
 
 
 class Reconnecting:
