@@ -22,7 +22,7 @@ NOT_OF_LIBRARIES = deploy ci dead_letters/test_erasure.py flows/test_chaos.py fl
 	payments/test_simulation.py test_docs.py test_layout.py test_operations.py
 # ... and what takes long: faults, commands, searches at random. `make soak` has them too (`make test-lowest IN_SHORT=`).
 IN_SHORT = claims/test_intake.py claims/test_large_bodies.py dead_letters/test_dead_letters.py flows/test_faults.py \
-	flows/test_faults_of_valkey.py flows/test_money.py flows/test_mutated_requests.py flows/test_saga_faults.py \
+	flows/test_faults_of_valkey.py flows/test_money.py flows/test_mutated_requests.py flows/test_saga_faults.py imports/test_commands.py \
 	security/test_first_keys.py security/test_keyless.py security/test_keys.py security/test_matrix.py \
 	telemetry/test_logs.py test_doctor.py test_draining.py test_protocol_limits.py test_worker.py
 test-lowest: .venv/for-test
