@@ -60,7 +60,7 @@ DELETE FROM idempotency_key WHERE (client, key) IN (
 )
 """
 
-_ADD_TO_TOTALS = """
+ADD_TO_TOTALS = """
     INSERT INTO provider_net_fee AS total (provider_npi, net_fee, line_count)
     SELECT * FROM unnest({npis}, {net_fees}, {line_counts})
     ON CONFLICT (provider_npi) DO UPDATE
@@ -68,7 +68,7 @@ _ADD_TO_TOTALS = """
 """
 
 # $1 provider_npi[], $2 net_fee[], $3 line_count[]: last, since these rows are shared, and in NPI order.
-TOTALS = _ADD_TO_TOTALS.format(npis="$1::text[]", net_fees="$2::numeric[]", line_counts="$3::bigint[]")
+TOTALS = ADD_TO_TOTALS.format(npis="$1::text[]", net_fees="$2::numeric[]", line_counts="$3::bigint[]")
 
 
 def _column(number: int, kind: str = "text") -> str:
@@ -107,7 +107,7 @@ WITH batch AS (
                             provider_npi, provider_fees, allowed_fees, member_co_ins, member_co_pay, net_fee)
     SELECT * FROM unnest({_columns(9, "uuid", "int", "timestamp", *["text"] * 5, *["numeric"] * 5)})
 ), totals AS ({
-    _ADD_TO_TOTALS.format(npis=_column(22), net_fees=_column(23, "numeric"), line_counts=_column(24, "bigint"))
+    ADD_TO_TOTALS.format(npis=_column(22), net_fees=_column(23, "numeric"), line_counts=_column(24, "bigint"))
 })
 SELECT pg_current_xact_id()::text
 """

@@ -53,7 +53,7 @@ class Work(msgspec.Struct, array_like=True):
 
 
 class Ready(msgspec.Struct, array_like=True):
-    """A claim without a fault: rows for COPY, and what each NPI is due of it, in USD, for how many lines."""
+    """A claim without a fault: rows for COPY, and its totals, looked at only if not all claims are stored."""
 
     piece: int
     id: str
@@ -64,7 +64,7 @@ class Ready(msgspec.Struct, array_like=True):
     event: bytes
     payment: bytes
     lines: bytes
-    totals: list[tuple[str, Decimal, int]]
+    totals: msgspec.Raw
 
 
 class TurnedDown(msgspec.Struct, array_like=True):
@@ -76,10 +76,11 @@ class TurnedDown(msgspec.Struct, array_like=True):
 
 
 class Parsed(msgspec.Struct, array_like=True):
-    """What became of the claims of a chunk, each in order."""
+    """What became of the claims of a chunk, each in order, and the totals of all that are ready."""
 
     ready: list[Ready]
     refused: list[TurnedDown]
+    totals: tuple[str, str, str] = ("", "", "")
 
 
 def parser(setup: Setup) -> Callable[[bytes], ParsedClaim]:
@@ -121,6 +122,7 @@ def parse(parsing: Callable[[bytes], ParsedClaim], setup: Setup, work: Work) -> 
         shown = piece.faults[: max(FAULTS_A_CHUNK - faults, FAULTS_THEN)]
         faults += len(shown)
         done.refused.append(TurnedDown(place, piece.status, shown))
+    done.totals = totals_of(done.ready)
     return done
 
 
@@ -136,7 +138,7 @@ def _ready(place: int, content: ParsedClaim, setup: Setup) -> Ready:
         event=copying.event_row(claim_id, new_id(), setup.actor, setup.client, content).encode(),
         payment=copying.payment_row(claim_id).encode(),
         lines=copying.line_rows(claim_id, content.lines).encode(),
-        totals=_totals(content.lines),
+        totals=msgspec.Raw(msgspec.msgpack.encode(_totals(content.lines))),
     )
 
 
@@ -145,6 +147,21 @@ def _totals(lines: Sequence[Line]) -> list[tuple[str, Decimal, int]]:
     for line in lines:
         fees[line.provider_npi].append(line.net_fee)
     return [(npi, sum(due, Decimal(0)), len(due)) for npi, due in fees.items()]
+
+
+_totals_decoder = msgspec.msgpack.Decoder(list[tuple[str, Decimal, int]])
+
+
+def totals_of(ready: Sequence[Ready]) -> tuple[str, str, str]:
+    """NPIs, their net fees and lines, summed over these claims, in NPI order: columns as `statements` takes them."""
+    fees: defaultdict[str, Decimal] = defaultdict(Decimal)
+    counts: defaultdict[str, int] = defaultdict(int)
+    for one in ready:
+        for npi, due, count in _totals_decoder.decode(one.totals):
+            fees[npi] += due
+            counts[npi] += count
+    npis = sorted(fees)
+    return ",".join(npis), ",".join(str(fees[npi]) for npi in npis), ",".join(str(counts[npi]) for npi in npis)
 
 
 def read_frame(source: IO[bytes]) -> bytes | None:

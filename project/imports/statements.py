@@ -1,5 +1,7 @@
 """All SQL of imports, named; that of the claims is in `claims.statements`. Called by `runs` and `storing`."""
 
+from project.claims.statements import ADD_TO_TOTALS
+
 # The first half of the advisory locks' names; any constant that is nobody else's would do.
 IMPORT_LOCK = 7_260_418
 
@@ -43,6 +45,14 @@ SET position = $3, next_row = $4, next_line = $5, in_doubt = $6, accepted = acce
 WHERE id = $1 AND position = $2 AND state = 'running'
 RETURNING id
 """
+
+# $1 provider_npi, $2 net_fee, $3 line_count, each a column as text, in NPI order: asyncpg would take longer to encode
+# arrays than Postgres takes to add them up, and Postgres would wait for it.
+TOTALS = ADD_TO_TOTALS.format(
+    npis="string_to_array($1, ',')",
+    net_fees="string_to_array($2, ',')::numeric[]",
+    line_counts="string_to_array($3, ',')::bigint[]",
+)
 
 # $1 id, $2 position
 FINISH = """

@@ -5,9 +5,7 @@ last the provider totals in NPI order. Claims that lose a number leave before an
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +16,7 @@ from project.claims import statements as claims
 from project.claims.rules import Fault
 from project.errors import ServiceError
 from project.imports import statements
-from project.imports.parsing import Parsed, Ready
+from project.imports.parsing import Parsed, Ready, totals_of
 from project.imports.reading import Chunk
 from project.imports.refusals import RefusedFile, refused_row
 from project.imports.runs import Run
@@ -72,7 +70,7 @@ async def store(
     if not await connection.fetchval(statements.ADVANCE, *_advance(run, moved)):
         raise Moved
     if won:
-        await connection.fetch(claims.TOTALS, *_totals(won))
+        await connection.execute(statements.TOTALS, *(totals_of(won) if lost else parsed.totals))
     if await connection.execute("COMMIT") != "COMMIT":
         raise asyncpg.TransactionRollbackError("COMMIT was answered by a rollback")
     return moved
@@ -138,15 +136,3 @@ def _advance(before: Run, after: Run) -> tuple[Any, ...]:
         after.net_fee - before.net_fee,
         after.refused_bytes,
     )
-
-
-def _totals(won: Sequence[Ready]) -> tuple[list[str], list[Decimal], list[int]]:
-    """Net fees and lines summed for each NPI, in NPI order."""
-    fees: defaultdict[str, Decimal] = defaultdict(Decimal)
-    counts: defaultdict[str, int] = defaultdict(int)
-    for one in won:
-        for npi, due, count in one.totals:
-            fees[npi] += due
-            counts[npi] += count
-    npis = sorted(fees)
-    return npis, [fees[npi] for npi in npis], [counts[npi] for npi in npis]
