@@ -5,7 +5,6 @@ import os
 import sys
 from asyncio import IncompleteReadError, Task
 from asyncio.subprocess import PIPE, Process
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from itertools import cycle
@@ -78,29 +77,35 @@ class Pool:
 
         What `chunks` raises comes after all that it gave before.
         """
-        ahead: deque[tuple[Chunk, Task[Parsed]]] = deque()
-        turns = cycle(self._parsers)
-        failure: ServiceError | None = None
-        left = True
+        ahead: Ahead = asyncio.Queue(len(self._parsers))
+        reading = asyncio.create_task(self._read_ahead(chunks, ahead))
         try:
-            while left or ahead:
-                while left and len(ahead) <= len(self._parsers):
-                    try:
-                        chunk = next(chunks, None)
-                    except ServiceError as error:
-                        failure, chunk = error, None
-                    left = chunk is not None
-                    if chunk is not None:
-                        ahead.append((chunk, asyncio.create_task(next(turns).parse(chunk))))
-                        await asyncio.sleep(0)  # it is on its way before the next one is read
-                if ahead:
-                    chunk, parsing = ahead.popleft()
-                    yield chunk, await parsing
-            if failure:
-                raise failure
+            while isinstance(item := await ahead.get(), tuple):
+                chunk, parsing = item
+                yield chunk, await parsing
+            if item is not None:
+                raise item
         finally:
-            for _, parsing in ahead:
-                parsing.cancel()
+            reading.cancel()
+            while not ahead.empty():
+                if isinstance(item := ahead.get_nowait(), tuple):
+                    item[1].cancel()
+
+    async def _read_ahead(self, chunks: Iterator[Chunk], ahead: "Ahead") -> None:
+        """While Postgres works, so that it never waits for the file. Its end, or what ended it, comes last."""
+        end: Exception | None = None
+        try:
+            for parser in cycle(self._parsers):
+                chunk = next(chunks, None)
+                if chunk is None:
+                    break
+                await ahead.put((chunk, asyncio.create_task(parser.parse(chunk))))
+        except Exception as error:  # noqa: BLE001  whoever takes the chunks raises it
+            end = error
+        await ahead.put(end)
+
+
+Ahead = asyncio.Queue[tuple[Chunk, Task[Parsed]] | Exception | None]
 
 
 @asynccontextmanager

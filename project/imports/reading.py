@@ -5,7 +5,7 @@ the file; what cannot be a claim comes with its fault already.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,7 +80,7 @@ class Limits:
     text_bytes: int
 
 
-def chunks(found: Iterator[Found], start: Position) -> Iterator[Chunk]:
+def chunks(found: Iterator[Found], start: Position) -> Generator[Chunk]:
     """Groups claims into chunks; the last may be small. A file that ends in an error has chunks until there."""
     pieces: list[Piece] = []
     texts: list[bytes] = []

@@ -5,7 +5,7 @@ lost connection, kill -9 or a power cut, asks that row, and nothing is stored tw
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import aclosing, closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -143,8 +143,12 @@ class _Import:
     async def work(self, stop: Callable[[], bool], tell: Callable[[Progress], None]) -> bool:
         """Does it; whether it came to the file's end."""
         before = self.run
-        with closing(files.unpacked(self._handle, self._origin.packed)) as stream, closing(self._refused):
-            async with pool.parsing(self._setup()) as parsers, aclosing(parsers.in_order(self._chunks(stream))) as work:
+        with (
+            closing(files.unpacked(self._handle, self._origin.packed)) as stream,
+            closing(self._refused),
+            closing(self._chunks(stream)) as found,
+        ):
+            async with pool.parsing(self._setup()) as parsers, aclosing(parsers.in_order(found)) as work:
                 async for chunk, parsed in work:
                     await self._until_done(partial(self._store, chunk, parsed), chunk.after.offset, stop)
                     tell(Progress(self._done(), self._origin.size, self.run, before))
@@ -170,7 +174,7 @@ class _Import:
             header=self._header,
         )
 
-    def _chunks(self, stream: BufferedReader) -> Iterator[Chunk]:
+    def _chunks(self, stream: BufferedReader) -> Generator[Chunk]:
         return chunks(self._claims(stream), self._start)
 
     def _claims(self, stream: BufferedReader) -> Iterator[Found]:
