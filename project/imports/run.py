@@ -22,7 +22,7 @@ from project.imports import files, pool, runs, storing
 from project.imports.csv_claims import Header, csv_claims, read_header
 from project.imports.files import Format, Origin
 from project.imports.parsing import Parsed, Setup
-from project.imports.reading import Chunk, Found, Limits, Position, chunks, ndjson_claims, one_claim
+from project.imports.reading import CHUNK_BYTES, Chunk, Found, Limits, Position, chunks, ndjson_claims, one_claim
 from project.imports.refusals import RefusedFile
 from project.imports.runs import Run
 from project.settings import IntakeSettings
@@ -175,7 +175,7 @@ class _Import:
         )
 
     def _chunks(self, stream: BufferedReader) -> Generator[Chunk]:
-        return chunks(self._claims(stream), self._start)
+        return chunks(self._claims(stream), self._start, CHUNK_BYTES[self._origin.format])
 
     def _claims(self, stream: BufferedReader) -> Iterator[Found]:
         limits = Limits(self._limits.max_lines, self._limits.max_body_bytes)
