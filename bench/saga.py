@@ -11,7 +11,7 @@ from bench.rows import Figures, Row, Side, Spec, in_turn, needed
 from bench.stack import DELAY_MS, settle_down
 from project.ids import first_id_at
 
-AT_ONCE = 64  # calls in flight of a worker (PAYMENTS_CONCURRENCY)
+AT_ONCE = 128  # calls in flight of a worker (PAYMENTS_CONCURRENCY)
 HALF_CLIENTS = 64  # they pause between their claims
 HALF = (0.45, 0.55)  # of the top load: what still counts as half of it
 TRIES = 3

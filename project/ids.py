@@ -52,6 +52,11 @@ def born_at(made: UUID) -> datetime:
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest * 1000)
 
 
+def age_s(made: UUID) -> float:
+    """Seconds since a UUID v7 was made, by the clocks of whoever made it and of this machine."""
+    return time.time() - (made.int >> 80) / 1000
+
+
 def first_id_at(instant: datetime) -> UUID:
     """The smallest UUID v7 that can be born at `instant` or later: turns a time filter into a range of ids."""
     milliseconds = -((_EPOCH - instant) // timedelta(milliseconds=1))

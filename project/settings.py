@@ -227,7 +227,7 @@ class PaymentsSettings(_Group):
     payments_port: int | None = Field(None, ge=1, le=65535, description="of the stand-in; PORT + 1 when not set")
     payments_token: SecretStr | None = Field(None, description="sent as Authorization: Bearer")
     payments_attempts: int = Field(5, ge=1, le=100, description="calls before a payment is given up")
-    payments_concurrency: int = Field(64, ge=1, le=1000, description="calls in flight of each worker")
+    payments_concurrency: int = Field(128, ge=1, le=1000, description="calls in flight of each worker")
     payments_connect_timeout_s: float = Field(1.0, gt=0, le=5)
     payments_read_timeout_s: float = Field(4.0, gt=0, le=5, description="silence of the service; a call ends after 5 s")
 

@@ -21,10 +21,11 @@ _log = structlog.get_logger("lane")
 
 LEASE_S = 10.0  # more than a call (client.CALL_S) and its settlement together
 POLL_S = 1.0  # behind every lost wake-up
-FREE_FOR_A_LEASE = 0.25  # of the slots
+FREE_FOR_A_LEASE = 0.125  # of the slots
+STEPS_A_SLOT = 2  # as many outcomes as calls may wait for the database
 AWAY_PAUSE_S = 0.5
 
-Step = Callable[[Due, float], Awaitable[object]]
+Step = Callable[[Due, float, Callable[[], None]], Awaitable[object]]
 
 
 async def lease(connection: Any, statement: str, limit: int) -> list[Due]:
@@ -36,8 +37,9 @@ async def lease(connection: Any, statement: str, limit: int) -> list[Due]:
 class Lane:
     """One state's queue, its steps in flight, and the connection that leases.
 
-    `admits` tells how many of the free slots may be used now, given how many steps are in flight. A step gets the
-    payment and the moment (the loop's clock) at which its lease ends.
+    A slot is a call: it is free again when the step says that its call is over, while the outcome is still on its way
+    into the database. `admits` tells how many of the free slots may be used now, given how many steps are in flight. A
+    step gets the payment, the moment (the loop's clock) at which its lease ends, and what to call after its call.
     """
 
     def __init__(
@@ -56,6 +58,8 @@ class Lane:
         self._step = step
         self._admits = admits
         self._steps: set[asyncio.Task[None]] = set()
+        self._calling = 0
+        self._in_flight = metrics.IN_FLIGHT.labels(name)
         self._wake = asyncio.Event()
         self._drained = True
         self._stopping = False
@@ -92,7 +96,7 @@ class Lane:
 
     async def _fill(self) -> None:
         """Leases for the free slots that may be used now, and starts a step for each payment."""
-        free = self._slots - len(self._steps)
+        free = min(self._slots - self._calling, STEPS_A_SLOT * self._slots - len(self._steps))
         if free < self._slots * FREE_FOR_A_LEASE and not self._drained:
             return  # while there is a backlog a lease is worth its round trip only for several at once
         wanted = self._admits(free, len(self._steps))
@@ -100,25 +104,39 @@ class Lane:
         if wanted > 0:
             expires = asyncio.get_running_loop().time() + LEASE_S  # from before the lease: never later than its end
             taken = await self._lease(min(wanted, self._at_once))
+            self._calling += len(taken)
             for due in taken:
                 step = asyncio.create_task(self._run_step(due, expires))
                 self._steps.add(step)
                 step.add_done_callback(self._finished)
-            metrics.IN_FLIGHT.labels(self.name).set(len(self._steps))
+            self._in_flight.set(len(self._steps))
         self._drained = len(taken) < wanted <= self._at_once
 
     def _finished(self, step: asyncio.Task[None]) -> None:
         self._steps.discard(step)
-        metrics.IN_FLIGHT.labels(self.name).set(len(self._steps))
+        self._in_flight.set(len(self._steps))
+        self._wake_for_more()
+
+    def _wake_for_more(self) -> None:
         if not self._drained:  # an empty queue is not asked again for each step that ends
             self._wake.set()
 
     async def _run_step(self, due: Due, expires: float) -> None:
         """Nothing that a step raises may end the lane: its lease runs out, and the payment is taken again."""
+        calls = 1
+
+        def called() -> None:
+            nonlocal calls
+            self._calling -= calls
+            calls = 0
+            self._wake_for_more()
+
         try:
-            await self._step(due, expires)
+            await self._step(due, expires, called)
         except Exception as error:  # noqa: BLE001  a defect must cost this attempt only
             _log.error("step_failed", lane=self.name, claim=str(due.claim_id), error=where(error))
+        finally:
+            called()
 
     async def _lease(self, limit: int) -> Sequence[Due]:
         try:

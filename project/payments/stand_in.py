@@ -7,6 +7,7 @@ machine alone, whatever HOST says.
 """
 
 import asyncio
+import gc
 import hmac
 import random
 import re
@@ -243,6 +244,7 @@ def serve(chosen: settings.Settings) -> None:
     """Serves until SIGTERM or SIGINT; calls in hand are finished."""
     logs.configure(chosen.logging, "payments")
     launch.step_back()
+    gc.freeze()  # as in the worker
     web.run_app(
         _application(chosen),
         host=chosen.stand_in_host,
