@@ -16,8 +16,7 @@ from project import db
 from project.telemetry.logs import where
 
 CHANNEL = "claim_process_due"
-# Only a courtesy, so it need not wait for the disk, as any commit of Postgres would.
-RING = f"BEGIN; SET LOCAL synchronous_commit = off; NOTIFY {CHANNEL}; COMMIT"
+RING = f"NOTIFY {CHANNEL}"
 COALESCE_S = 0.01  # rings within this time are one
 LISTEN_AGAIN_S = 1.0
 ALIVE_EVERY_S = 5.0

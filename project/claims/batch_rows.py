@@ -15,7 +15,7 @@ from uuid import UUID
 
 from project import wire
 from project.claims import intake
-from project.claims.batch import NewClaim
+from project.claims.batch import NewClaim, large_columns
 from project.claims.intake import Refused, Unreadable
 from project.errors import Problem
 from project.ids import new_id
@@ -121,10 +121,13 @@ def _read_row(text: bytes, row: int, sender: Sender, limits: IntakeSettings, ref
         refused.update({fault.rule for fault in broken.faults})
         return _line({"row": row, "status": 422, "errors": broken.faults})
     if sender.key is None:
-        return NewClaim(new_id(), sender.client, parsed, traceparent=sender.traceparent)
+        return NewClaim(new_id(), sender.client, parsed, traceparent=sender.traceparent, columns=large_columns(parsed))
     # as for POST /claims, so that a row is the same request there under the row's key
     fingerprint = sha256(b"json\0" + text).digest()
-    return NewClaim(new_id(), sender.client, parsed, f"{sender.key}/{row}", fingerprint, sender.traceparent)
+    key = f"{sender.key}/{row}"
+    return NewClaim(
+        new_id(), sender.client, parsed, key, fingerprint, sender.traceparent, columns=large_columns(parsed)
+    )
 
 
 def accepted(row: int, claim_id: UUID, net_fee: Decimal, warnings: Sequence[Any], *, replayed: bool = False) -> bytes:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from project import wire
 from project.claims import answers, body, head, intake, queries, schemas
-from project.claims.batch import Accepted, NewClaim, Outcome, Replayed
+from project.claims.batch import Accepted, Columns, NewClaim, Outcome, Replayed, large_columns
 from project.claims.intake import Refused, Unreadable
 from project.claims.ledger import Ledger
 from project.claims.lines import Line, ParsedClaim
@@ -38,6 +38,14 @@ ASIDE_WITHIN_S = 4.0
 LARGEST_AT_ONCE = 8  # bodies of MAX_BODY_BYTES, or as many smaller ones as have no more bytes
 
 
+class _TakenIn(NamedTuple):
+    """What a body comes to: its claim, and what only some claims have (see `NewClaim`)."""
+
+    content: ParsedClaim
+    fingerprint: bytes
+    columns: Columns | None
+
+
 class ClaimRoutes:
     """What the claims' routes need, and how they answer. `body_timeout_s`: seconds for a body to arrive."""
 
@@ -60,8 +68,9 @@ class ClaimRoutes:
         received = await body.read(
             request.receive, head.content_length(told), self._settings.max_body_bytes, self._arriving
         )
-        parsed, fingerprint = await self._parsed(kind, received, packed=packed, keyed=key is not None)
-        claim = NewClaim(new_id(), caller_of(request).name, parsed, key, fingerprint, request.scope["traceparent"])
+        parsed, fingerprint, columns = await self._parsed(kind, received, packed=packed, keyed=key is not None)
+        client, traceparent = caller_of(request).name, request.scope["traceparent"]
+        claim = NewClaim(new_id(), client, parsed, key, fingerprint, traceparent, columns)
         with tracing.step("store claim", SpanKind.INTERNAL, claim__lines=len(parsed.lines)) as step:
             [outcome] = await self._ledger.submit([claim])
             if isinstance(outcome, Accepted | Replayed):
@@ -69,7 +78,7 @@ class ClaimRoutes:
                 tell(request, claim=str(outcome.claim_id))
         return await self._answer(claim, outcome, minimal=head.prefers_minimal(told))
 
-    async def _parsed(self, kind: str, received: bytes, *, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
+    async def _parsed(self, kind: str, received: bytes, *, packed: bool, keyed: bool) -> _TakenIn:
         try:
             if packed and len(received) <= UNPACK_ASIDE_BYTES:
                 received, packed = body.unpacked(received, self._settings.max_unpacked_bytes), False
@@ -86,14 +95,15 @@ class ClaimRoutes:
                 422, "Invalid claim", "nothing was stored", kind="/problems/invalid-claim", errors=refused.faults
             ) from None
 
-    def _taken_in(self, kind: str, received: bytes, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
-        """The claim and, if it came with a key, the fingerprint of its body. Touches nothing that is shared."""
+    def _taken_in(self, kind: str, received: bytes, packed: bool, keyed: bool) -> _TakenIn:
+        """What the body comes to, with its fingerprint if it came with a key. Touches nothing that is shared."""
         limits = self._settings
         content = body.unpacked(received, limits.max_unpacked_bytes) if packed else received
         parsed = intake.parse(kind, content, limits.max_lines, limits.npi_check, limits.max_nesting)
-        return parsed, sha256(kind.encode() + b"\0" + content).digest() if keyed else b""
+        fingerprint = sha256(kind.encode() + b"\0" + content).digest() if keyed else b""
+        return _TakenIn(parsed, fingerprint, large_columns(parsed))
 
-    async def _taken_in_aside(self, kind: str, received: bytes, packed: bool, keyed: bool) -> tuple[ParsedClaim, bytes]:
+    async def _taken_in_aside(self, kind: str, received: bytes, packed: bool, keyed: bool) -> _TakenIn:
         """The same for a large body, beside the event loop, one after the other."""
         most = LARGEST_AT_ONCE * self._settings.max_body_bytes
         if self._bytes_aside and self._bytes_aside + len(received) > most:

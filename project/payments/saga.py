@@ -45,8 +45,9 @@ class Steps:
     async def pay(self, due: Due, expires: float, called: Callable[[], None] = lambda: None) -> Outcome:
         """One attempt at a payment: pays, tries again later, or gives it up and leaves the claim to `reverse`.
 
-        `expires` is the moment of `clock` at which the lease ends, `called` is told of the call's end. What opened the breaker may have done so after
-        the lease, and a worker that was stalled may be too late: then no call is made and the attempt not counted.
+        `expires` is the moment of `clock` at which the lease ends, `called` is told of the call's end. What opened the
+        breaker may have done so after the lease, and a worker that was stalled may be too late: then no call is made
+        and the attempt not counted.
         """
         if self.breaker.state is State.OPEN or self.clock() + CALL_S > expires:
             back = GivenBack(due)
