@@ -93,20 +93,26 @@ async def connect(database_url: str) -> Any:
 
 # What the planner may do to a queue whose statistics are older than its rows: read and sort all of it for each lease,
 # 12 ms of 20,000 due payments where the index takes 2 (bench: saga).
-_NOT_BY_INDEX = ("seqscan", "bitmapscan", "hashjoin", "mergejoin")
+_BY_INDEX = [f"SET enable_{way} = off" for way in ("seqscan", "bitmapscan", "hashjoin", "mergejoin")]
 
 
 async def connect_to_queue(database_url: str) -> Any:
     """The same for statements that take rows off a queue: they go by its index, whatever the statistics say."""
-    connection = await connect(database_url)
-    await connection.execute(";".join(f"SET enable_{way} = off" for way in _NOT_BY_INDEX))
-    return connection
+    return await _connect_and(database_url, *_BY_INDEX)
 
 
 async def connect_to_outbox(database_url: str) -> Any:
     """The same where a commit that is lost in a crash is only done again: it need not wait for the disk."""
-    connection = await connect_to_queue(database_url)
-    await connection.execute("SET synchronous_commit = off")
+    return await _connect_and(database_url, *_BY_INDEX, "SET synchronous_commit = off")
+
+
+async def _connect_and(database_url: str, *statements: str) -> Any:
+    connection = await connect(database_url)
+    try:
+        await connection.execute(";".join(statements))
+    except BaseException:  # a cancellation, too: nobody else knows of the connection yet
+        connection.terminate()
+        raise
     return connection
 
 

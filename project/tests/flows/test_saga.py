@@ -139,6 +139,7 @@ def test_an_open_breaker_saves_attempts_but_reversals_and_intake_go_on(saga: Sag
     with serve() as service:
         ids = [service.accepted([line(provider_fees=101)])["id"] for _ in range(60)]
         wait_until(lambda: worker.metric("payments_breaker_state") == 2, "the breaker is open")
+        wait_until(lambda: worker.metric('saga_in_flight{lane="pay"}') == 0, "what was leased is called or given back")
         attempts = sum(count for (count,) in saga.fetch("SELECT attempts FROM payment"))
         late = service.accepted([line(provider_fees=102)])["id"]
         time.sleep(3)  # what must not happen needs its time: three polls, two probes
