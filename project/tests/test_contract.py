@@ -49,6 +49,9 @@ def test_the_service_does_what_its_openapi_document_says(service: Service, redis
     refuse_a_few(service, tmp_path / "saga", redis_url)
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     options = ["--no-color", "--continue-on-failure", "--max-examples", EXAMPLES, "--max-response-time", "5"]
+    # Of batches that break the schema in one place, many break it nowhere and are drawn again, now and then too many for
+    # the generator's taste; it draws on, and asks as much.
+    options += ["--suppress-health-check", "filter_too_much"]
     checks = ["--checks", "all", "--exclude-checks", NOT_CHECKED, "--generation-with-security-parameters", "false"]
     argv = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/openapi.json", *options, *checks]
     done = subprocess.run(argv, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False)
