@@ -232,6 +232,60 @@ async def test_a_commit_that_never_arrived_is_done_again_and_stores_once(cut: Pr
     assert await total_matches_lines(connection)
 
 
+async def test_a_lost_commit_behind_which_others_wait_costs_none_of_them(cut: Proxy, connection: Any) -> None:
+    cut.drop_answer_of(b"COMMIT AND CHAIN")
+    claims = [new_claim() for _ in range(1000)]
+    assert await submit_through(cut, *claims) == [Accepted(claim.id) for claim in claims]
+    assert cut.cuts == 1
+    assert await connection.fetchval("SELECT count(*) FROM claim") == 1000
+    assert await total_matches_lines(connection)
+
+
+async def test_a_connection_that_dies_between_two_batches_costs_nothing(cut: Proxy, connection: Any) -> None:
+    """The second batch's transaction was begun with the first one's commit, and is gone with the connection."""
+    await connection.execute("CREATE SEQUENCE batch")
+    await connection.execute(
+        """CREATE FUNCTION cut_the_second() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF nextval('batch') = 2 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; RETURN NULL;
+           END $$"""
+    )
+    await connection.execute(
+        "CREATE TRIGGER cut AFTER INSERT ON claim FOR EACH STATEMENT EXECUTE FUNCTION cut_the_second()"
+    )
+    claims = [new_claim() for _ in range(1000)]
+    assert await submit_through(cut, *claims) == [Accepted(claim.id) for claim in claims]
+    assert await connection.fetchval("SELECT last_value FROM batch") == 3
+    assert await connection.fetchval("SELECT count(*) FROM claim") == 1000
+    assert await total_matches_lines(connection)
+
+
+async def test_a_transaction_begun_for_callers_who_gave_up_is_ended(writer: Ledger, connection: Any) -> None:
+    await connection.execute(
+        """CREATE FUNCTION wait_for_the_test() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END $$"""
+    )
+    await connection.execute(
+        """CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON claim DEFERRABLE INITIALLY DEFERRED
+           FOR EACH ROW EXECUTE FUNCTION wait_for_the_test()"""
+    )
+    await connection.execute("SELECT pg_advisory_lock(1)")
+    answers = [asyncio.create_task(writer.submit([new_claim()])) for _ in range(600)]
+    while not await connection.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
+        assert not any(answer.done() for answer in answers)
+    for answer in answers[512:]:
+        answer.cancel()
+    await connection.execute("SELECT pg_advisory_unlock(1)")
+    outcomes = [outcome for answer in answers[:512] for outcome in await answer]
+    assert {type(outcome) for outcome in outcomes} == {Accepted}
+    while await connection.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    ):
+        await asyncio.sleep(0.01)
+    late = new_claim()
+    assert await writer.submit([late]) == [Accepted(late.id)]
+    assert await connection.fetchval("SELECT count(*) FROM claim") == 513
+
+
 async def test_a_lost_commit_that_cannot_be_looked_up_is_told_with_the_claims_id(cut: Proxy, connection: Any) -> None:
     cut.drop_answer_of(b"COMMIT", and_refuse_connections=True)
     claim = new_claim()
