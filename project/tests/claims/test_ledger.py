@@ -280,7 +280,7 @@ async def test_a_transaction_begun_for_callers_who_gave_up_is_ended(writer: Ledg
     while await connection.fetchval(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
     ):
-        await asyncio.sleep(0.01)
+        assert not await connection.fetchval("SELECT count(*) > 512 FROM claim")
     late = new_claim()
     assert await writer.submit([late]) == [Accepted(late.id)]
     assert await connection.fetchval("SELECT count(*) FROM claim") == 513
