@@ -29,6 +29,7 @@ RETRY_AFTER_LONGEST_S = 60.0
 # Shorter than the five seconds after which many servers close an idle connection under the next request.
 KEEP_ALIVE_S = 4.0
 PROBE_KEY = "probe"
+_EPOCH = datetime.fromtimestamp(0, UTC)
 
 _REASON = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z", re.ASCII)
 _PAYMENT_ID = re.compile(r"[\x21-\x7e]{1,200}\Z")
@@ -36,7 +37,9 @@ _PAYMENT_ID = re.compile(r"[\x21-\x7e]{1,200}\Z")
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A leased payment. `providers` is the JSON array of the claim's net fees by NPI; `attempts` counts this lease."""
+    """A leased payment, due since `due_at`. `providers` is the JSON array of the claim's net fees by NPI; `attempts`
+    counts this lease.
+    """
 
     claim_id: UUID
     redrive_no: int
@@ -46,6 +49,7 @@ class Due:
     providers: bytes
     line_count: int = 1
     traceparent: str | None = None
+    due_at: datetime = _EPOCH
 
     @property
     def key(self) -> str:

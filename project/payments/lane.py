@@ -7,7 +7,7 @@ so a worker that was killed or stalled costs time and nothing else. No more is l
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -21,6 +21,9 @@ _log = structlog.get_logger("lane")
 
 LEASE_S = 10.0  # more than a call (client.CALL_S) and its settlement together
 POLL_S = 1.0  # behind every lost wake-up
+# A row is due from the beginning of the transaction that made it: so much may come behind rows of a later moment.
+LATE = timedelta(seconds=1)
+SWEEP_S = 1.0  # how often what is older than that is looked for: expired leases, transactions that took long
 FREE_FOR_A_LEASE = 0.125  # of the slots
 STEPS_A_SLOT = 2  # as many outcomes as calls may wait for the database
 AWAY_PAUSE_S = 0.5
@@ -28,10 +31,12 @@ AWAY_PAUSE_S = 0.5
 Step = Callable[[Due, float, Callable[[], None]], Awaitable[object]]
 
 
-async def lease(connection: Any, statement: str, limit: int) -> list[Due]:
-    """Takes up to `limit` due payments for LEASE_S seconds and counts an attempt for each; commits at once."""
-    rows = await connection.fetch(statement, limit, timedelta(seconds=LEASE_S))
-    return [Due(row[0], row[1], row[2], row[3], row[4], row[5].encode(), row[6], row[7]) for row in rows]
+async def lease(connection: Any, statement: str, limit: int, since: datetime | None = None) -> list[Due]:
+    """Takes up to `limit` payments, due `since` then, for LEASE_S seconds and counts an attempt for each; commits at
+    once.
+    """
+    rows = await connection.fetch(statement, limit, timedelta(seconds=LEASE_S), since)
+    return [Due(row[0], row[1], row[2], row[3], row[4], row[5].encode(), row[6], row[7], row[8]) for row in rows]
 
 
 class Lane:
@@ -66,6 +71,8 @@ class Lane:
         self._away = False
         self._connected = False
         self._at_once = slots
+        self._since: datetime | None = None
+        self._sweep_at = 0.0
 
     def wake(self) -> None:
         """Something may be due."""
@@ -139,8 +146,10 @@ class Lane:
             called()
 
     async def _lease(self, limit: int) -> Sequence[Due]:
+        now = asyncio.get_running_loop().time()
+        since = self._since if now < self._sweep_at else None
         try:
-            taken = await lease(await self._connection.get(), self._statement, limit)
+            taken = await lease(await self._connection.get(), self._statement, limit, since)
         except Exception as error:  # noqa: BLE001  whatever it is, the next try is on a new connection
             self._connection.drop()
             if isinstance(error, TimeoutError):  # claims of very many lines, maybe: fewer at once
@@ -155,5 +164,9 @@ class Lane:
             _log.info("database_back", lane=self.name)
             self._away = False
         self._connected = True
+        if since is None:
+            self._sweep_at = now + SWEEP_S
+        if taken:
+            self._since = min(due.due_at for due in taken) - LATE
         self._at_once = min(self._slots, 2 * self._at_once)
         return taken

@@ -8,22 +8,25 @@ is locked first, so its `event_seq` may number the event.
 
 from project.claims.statements import NUMBER_LOCK
 
-# $1 how many, $2 for how long (interval). An expired lease is due like any other row. The state stands in the text,
-# since a parameter would keep the planner from the partial index.
+# $1 how many, $2 for how long (interval), $3 since when they are due (NULL: ever): a lease that begins at the index's
+# beginning steps over all that was paid since the last vacuum. An expired lease is due like any other row. The state
+# stands in the text, since a parameter would keep the planner from the partial index.
 _LEASE = """
 WITH picked AS (
     SELECT claim_id FROM payment
-    WHERE state = '{state}' AND next_attempt_at <= now() AND (leased_until IS NULL OR leased_until <= now())
+    WHERE state = '{state}' AND next_attempt_at BETWEEN coalesce($3, timestamptz '-infinity') AND now()
+      AND (leased_until IS NULL OR leased_until <= now())
     ORDER BY next_attempt_at, claim_id
     LIMIT $1
     FOR UPDATE SKIP LOCKED
 ), leased AS (
     UPDATE payment SET lease_no = lease_no + 1, attempts = attempts + 1, leased_until = now() + $2::interval
     FROM picked WHERE payment.claim_id = picked.claim_id
-    RETURNING payment.claim_id, payment.redrive_no, payment.lease_no, payment.attempts, payment.traceparent
+    RETURNING payment.claim_id, payment.redrive_no, payment.lease_no, payment.attempts, payment.traceparent,
+              payment.next_attempt_at
 )
 SELECT leased.claim_id, leased.redrive_no, leased.lease_no, leased.attempts, claim.net_fee::text AS net_fee,
-       {providers} AS providers, claim.line_count, leased.traceparent
+       {providers} AS providers, claim.line_count, leased.traceparent, leased.next_attempt_at
 FROM leased JOIN claim ON claim.id = leased.claim_id
 """
 

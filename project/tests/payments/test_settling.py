@@ -115,8 +115,11 @@ async def test_leases_take_the_longest_due_first_and_use_the_queues_index(databa
     [due] = await leased(connection, limit=1)
     assert due.claim_id == claims[20].id
     await connection.execute("ANALYZE payment, claim, claim_line")
-    plan = await connection.fetch("EXPLAIN " + statements.LEASE_DUE.replace("$1", "10").replace("$2", "'10 s'"))
-    assert "ix_payment_due" in str(plan)
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    await connection.execute(f"PREPARE leasing AS {statements.LEASE_DUE}")
+    plan = str(await connection.fetch("EXPLAIN EXECUTE leasing (10, '10 s', NULL)"))
+    assert "ix_payment_due" in plan
+    assert "Index Cond: (((state)::text = 'due'::text) AND (next_attempt_at >= COALESCE($3" in plan
 
 
 async def test_paid_is_written_to_claim_payment_and_history(database_url: str, connection: Any) -> None:
