@@ -1,7 +1,4 @@
-"""Rows about many claims at once: `POST /claims/batch` and `python -m project import`. Called by `__main__`.
-
-A build that has not the one or the other leaves its row out, and says so.
-"""
+"""Rows about many claims at once: `POST /claims/batch` and `python -m project import`. Called by `__main__`."""
 
 import asyncio
 import json
@@ -16,7 +13,7 @@ import httpx2
 from bench import bodies, database
 from bench.ground import Ground
 from bench.rows import Row, Side, Spec, in_turn, needed
-from bench.stack import FOLDER, Stack
+from bench.stack import FOLDER
 from project.settings import MEBIBYTE
 from project.tests.service import ROOT, environment
 
@@ -127,24 +124,10 @@ def _requests(claims: Sequence[str]) -> Iterator[list[str]]:
 
 
 def measure(ground: Ground, wanted: Sequence[Spec]) -> Iterator[Row]:
-    """Those of the wanted rows that this build can be measured by."""
-    there = [spec for spec in wanted if _is_there(ground.service, spec.needs[0])]
+    """Those rows that are wanted."""
+    bulk = Bulk(ground)
+    sides: dict[str, Side] = {"batch": bulk.batch, "copy": bulk.copy, "import": bulk.imported}
+    figures = in_turn(ground.plan.slow_pairs, needed(wanted, sides))
     for spec in wanted:
-        if spec not in there:
-            print(f"  left out: this build has no {spec.what}", flush=True)
-    if there:
-        bulk = Bulk(ground)
-        sides: dict[str, Side] = {"batch": bulk.batch, "copy": bulk.copy, "import": bulk.imported}
-        figures = in_turn(ground.plan.slow_pairs, needed(there, sides))
-        for spec in there:
-            left, right = spec.needs
-            yield Row(spec, figures[left], figures[right])
-
-
-def _is_there(service: Stack, side: str) -> bool:
-    if side == "batch":
-        return "/claims/batch" in service.answer("/openapi.json")["paths"]
-    told = subprocess.run(
-        [sys.executable, "-m", "project", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return " import " in told.stdout
+        left, right = spec.needs
+        yield Row(spec, figures[left], figures[right])

@@ -12,29 +12,13 @@ from uuid import UUID
 import msgspec
 from msgspec.structs import astuple
 
+from project.claims.columns import FIELDS
 from project.claims.lines import Line, ParsedClaim
 
 CLAIM: Final = ("claim", ("id", "client", "claim_number", "net_fee", "line_count", "status", "warnings"))
 EVENT: Final = ("claim_event", ("claim_id", "seq", "id", "type", "actor", "client", "amount", "line_count"))
 PAYMENT: Final = ("payment", ("claim_id", "state"))
-LINES: Final = (
-    "claim_line",
-    (
-        "claim_id",
-        "line_no",
-        "service_dttm",
-        "submitted_proc",
-        "quadrant",
-        "group_id",
-        "subscriber_id",
-        "provider_npi",
-        "provider_fees",
-        "allowed_fees",
-        "member_co_ins",
-        "member_co_pay",
-        "net_fee",
-    ),
-)
+LINES: Final = ("claim_line", ("claim_id", "line_no", *FIELDS, "net_fee"))
 _NULL = "\\N"
 _ESCAPED = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
