@@ -32,6 +32,7 @@ _log = structlog.get_logger("migrations")
 # Only one process migrates at a time, however many start at once; any constant would do.
 MIGRATION_LOCK = 7_260_414
 LOCK_TIMEOUT_MS = 500  # a tenth of what an answer may take; the rest is for what the claims behind it have to do
+POLL_S = 0.1
 PAUSE_S = 1.0  # longer than that, so that who waited is through
 TRIES = 200  # five minutes
 LOCKED = ("55P03", "40P01")  # lock_not_available, deadlock_detected
@@ -82,17 +83,17 @@ async def run_again_and_again(engine: AsyncEngine) -> None:
 async def connect_and_run() -> None:
     """Over connections of its own, without a time limit: a migration takes as long as it takes.
 
-    The lock has a connection to itself, since a migration with an autocommit block ends its transaction. It holds no
-    snapshot, which an index that is made concurrently would wait for.
+    The lock has a connection to itself, since a migration with an autocommit block ends its transaction. It is tried and
+    not awaited: who waits in a statement holds a snapshot, which an index that is made concurrently would wait for.
     """
     url = context.config.attributes.get("database_url") or database_url(load().storage)
     engine = create_patient_engine(url)
     guard = await connect_patiently(url)
     try:
         async with guard.transaction():
-            await guard.execute(
-                f"SET LOCAL idle_in_transaction_session_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"
-            )
+            await guard.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+            while not await guard.fetchval(f"SELECT pg_try_advisory_xact_lock({MIGRATION_LOCK})"):
+                await asyncio.sleep(POLL_S)
             await run_again_and_again(engine)
     finally:
         await guard.close()

@@ -19,10 +19,17 @@ OPEN = sa.text("state <> 'paid'")
 
 def upgrade() -> None:
     # With only a part of the order in the index, a lease sorts all payments of one instant, or all that are due.
-    op.drop_index("ix_payment_due", table_name="payment")
-    op.create_index("ix_payment_due", "payment", ["state", "next_attempt_at", "claim_id"], postgresql_where=OPEN)
+    _replace(["state", "next_attempt_at", "claim_id"])
 
 
 def downgrade() -> None:
-    op.drop_index("ix_payment_due", table_name="payment")
-    op.create_index("ix_payment_due", "payment", ["state", "next_attempt_at"], postgresql_where=OPEN)
+    _replace(["state", "next_attempt_at"])
+
+
+def _replace(columns: list[str]) -> None:
+    """While claims come in and are paid. What an attempt before this one left half made goes first."""
+    with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_payment_due_new")
+        op.create_index("ix_payment_due_new", "payment", columns, postgresql_where=OPEN, postgresql_concurrently=True)
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_payment_due")
+        op.execute("ALTER INDEX ix_payment_due_new RENAME TO ix_payment_due")
