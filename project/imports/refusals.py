@@ -1,10 +1,12 @@
 """The file of refused claims, next to that which is imported: what was wrong with each, and its text. Called by `run`.
 
-It is PHI. What a transaction refuses is on disk before it commits, and the run knows how many bytes that makes; what
-is beyond, when a process goes on with the run, was written by one that did not live to commit, and is cut off.
+It is PHI. Each row names its run, and whoever goes on with another run does not touch it. What a transaction refuses is
+on disk before it commits, and the run knows how many bytes that makes; what is beyond, when a process goes on with the
+run, was written by one that did not live to commit, and is cut off.
 """
 
 import base64
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,10 +30,11 @@ def path_for(file: Path) -> Path:
 class RefusedFile:
     """Made when the first claim is refused."""
 
-    def __init__(self, path: Path, size: int) -> None:
-        """Of a run that has `size` bytes in it. Raises ServiceError when they are not there, or others are."""
+    def __init__(self, path: Path, run: UUID, size: int) -> None:
+        """Of a run that has `size` bytes in it. Raises ServiceError when they are not there."""
         self.path = path
         self.size = size
+        self._mark = b'{"run":"%b",' % str(run).encode()
         if _size_of(path) < size:
             raise ServiceError(
                 f"{path}: the refused claims of this run so far are not there any more; "
@@ -55,7 +58,7 @@ class RefusedFile:
         """Writes these to the disk; the size then. Raises ServiceError when that cannot be done."""
         with _told(self.path):
             handle = self._opened()
-            content = memoryview(b"".join(rows))
+            content = memoryview(b"".join(self._mark + row.removeprefix(b"{") for row in rows))
             self.size += len(content)
             while content:
                 content = content[os.write(handle, content) :]
@@ -65,11 +68,27 @@ class RefusedFile:
     def _opened(self) -> int:
         if self._handle is None:
             fresh = not self.path.exists()
-            self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self._take(self._handle)
             if fresh:
                 _sync_folder(self.path.parent)
         os.lseek(self._handle, self.size, os.SEEK_SET)
         return self._handle
+
+    def _take(self, handle: int) -> None:
+        """Makes sure that what is in it is ours, and that nobody else writes to it. Raises ServiceError."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ServiceError(f"{self.path}: another import writes to it; name another file by --refused") from None
+        begins = os.pread(handle, len(self._mark), 0)  # its first row may have been cut short with its process
+        if not self._mark.startswith(begins):
+            raise ServiceError(
+                f"{self.path}: holds the refused claims of another import; move it away, or name another file by "
+                "--refused"
+            )
+        if not begins:
+            os.fchmod(handle, 0o600)
 
     def close(self) -> None:
         """Lets go of it."""

@@ -124,7 +124,7 @@ class _Import:
         connection = await self._connection.get()
         await runs.lock(connection, origin, wanted.client)
         self.run = await runs.begin(connection, origin, wanted.client, wanted.refused, again=wanted.again)
-        self._refused = RefusedFile(self.run.refused_path, self.run.refused_bytes)
+        self._refused = RefusedFile(self.run.refused_path, self.run.id, self.run.refused_bytes)
         if self.run.at.offset > 0:
             self._start = self.run.at
 

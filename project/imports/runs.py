@@ -90,6 +90,9 @@ async def begin(connection: Any, origin: Origin, client: str, refused_path: Path
         earlier = await connection.fetch(statements.EARLIER, client, origin.digest, str(origin.path))
         running = [row for row in earlier if row["state"] == "running"]
         if again:
+            for row in running:
+                if row["digest"] == origin.digest and await _is_repeat(connection, origin, client):
+                    return await _same(connection, row, origin, refused_path)
             await connection.execute(statements.GIVE_UP, [row["id"] for row in running])
         elif changed := [row for row in running if row["digest"] != origin.digest]:
             raise ServiceError(
@@ -101,11 +104,11 @@ async def begin(connection: Any, origin: Origin, client: str, refused_path: Path
         elif earlier:
             at = rfc3339(earlier[0]["finished_at"])
             raise ServiceError(f"{origin.path}: was imported already, until {at}; --again imports it once more")
-        refused = refused_path or path_for(origin.path)
-        RefusedFile(refused, 0).check_new()
+        refused, run_id = refused_path or path_for(origin.path), new_id()
+        RefusedFile(refused, run_id, 0).check_new()
         row = await connection.fetchrow(
             statements.BEGIN_RUN,
-            new_id(),
+            run_id,
             origin.digest,
             client,
             str(origin.path),
@@ -114,6 +117,11 @@ async def begin(connection: Any, origin: Origin, client: str, refused_path: Path
             str(refused),
         )
         return _run(row)
+
+
+async def _is_repeat(connection: Any, origin: Origin, client: str) -> bool:
+    """Whether the run of this file began by `again` itself: once more from the top, it would pay its claims twice."""
+    return bool(await connection.fetchval(statements.ENDED, client, origin.digest))
 
 
 async def _same(connection: Any, row: Any, origin: Origin, refused_path: Path | None) -> Run:
@@ -125,7 +133,7 @@ async def _same(connection: Any, row: Any, origin: Origin, refused_path: Path | 
     run = _run(row)
     if refused_path not in (None, run.refused_path):
         if not run.refused_bytes and refused_path:
-            RefusedFile(refused_path, 0).check_new()
+            RefusedFile(refused_path, run.id, 0).check_new()
             return _run(await connection.fetchrow(statements.REFUSED_ELSEWHERE, run.id, str(refused_path)))
         raise ServiceError(f"{origin.path}: the refused claims of its import so far are in {run.refused_path}")
     return run

@@ -11,6 +11,9 @@ LOCK = f"SELECT pg_try_advisory_lock({IMPORT_LOCK}, hashtext(encode($1::bytea, '
 _RUN = """id, digest, client, path, format, size, state, next_row, next_line, position, in_doubt, accepted, refused,
 lines, net_fee, refused_path, refused_bytes, started_at, finished_at"""
 
+# $1 client, $2 digest: how often that file was imported already, or begun and given up
+ENDED = "SELECT count(*) FROM import_run WHERE client = $1 AND digest = $2 AND state <> 'running'"
+
 # $1 client, $2 digest, $3 path: earlier runs of this file, and an unfinished one of what lay there before; latest first
 EARLIER = f"""
 SELECT {_RUN} FROM import_run

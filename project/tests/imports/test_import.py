@@ -1,12 +1,14 @@
 """What an import stores, what it refuses, and what it does not begin."""
 
 import asyncio
+import fcntl
 import gzip
 import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -132,6 +134,43 @@ def test_an_interrupted_import_goes_on_and_a_changed_file_does_not(importer: Imp
     assert (done.finished, done.resumed, done.new_lines, done.run.lines) == (True, True, 2143 - 858, 2143)
     assert importer.numbers("parts") == [f"N-{number}" for number in range(1, 2501) if number % 7]
     assert [one["first_line"] for one in refused_of(done.run.refused_path)] == list(range(7, 2501, 7))
+
+
+def test_an_interrupted_repeat_goes_on_by_the_same_command(importer: Importer, tmp_path: Path) -> None:
+    file = tmp_path / "file.ndjson"
+    file.write_bytes(claim() * 2500)
+    first = importer.run(file, "repeated", stop=lambda: True)
+    anew = importer.run(file, "repeated", again=True, stop=lambda: True)
+    assert (first.run.accepted, anew.resumed, anew.run.accepted) == (1000, False, 1000)
+    for accepted in (2000, 2500):
+        on = importer.run(file, "repeated", again=True, stop=partial(int.__lt__, accepted, 2500))
+        assert (on.resumed, on.run.id, on.run.accepted) == (True, anew.run.id, accepted)
+    assert len(importer.numbers("repeated")) == 1000 + 2500
+    once_more = importer.run(file, "repeated", again=True)
+    assert (once_more.resumed, once_more.finished, once_more.run.accepted) == (False, True, 2500)
+
+
+def test_refused_claims_of_another_import_are_left_alone(importer: Importer, tmp_path: Path) -> None:
+    file = tmp_path / "file.ndjson"
+    file.write_bytes(claim() * 1500 + b"refused\n")
+    one = importer.run(file, "one", stop=lambda: True)
+    other = importer.run(file, "other")
+    kept = other.run.refused_path.read_bytes()
+    assert kept.startswith(b'{"run":"%b",' % str(other.run.id).encode())
+    assert one.run.refused_path == other.run.refused_path
+    with pytest.raises(ServiceError, match="holds the refused claims of another import"):
+        importer.run(file, "one")
+    assert other.run.refused_path.read_bytes() == kept
+    done = importer.run(file, "one", refused=tmp_path / "elsewhere")
+    assert (done.finished, done.run.accepted, done.run.refused) == (True, 1500, 1)
+    [told] = refused_of(tmp_path / "elsewhere")
+    assert (told["run"], told["source"]) == (str(one.run.id), "refused")
+    held = (tmp_path / "held").open("w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    with pytest.raises(ServiceError, match="another import writes to it"):
+        importer.run(file, "third", refused=tmp_path / "held")
+    held.close()
+    assert importer.run(file, "third").run.refused_path.stat().st_mode & 0o777 == 0o600
 
 
 def test_what_was_refused_before_is_not_overwritten(importer: Importer, tmp_path: Path) -> None:
