@@ -35,6 +35,11 @@ def _line(name: bytes, value: bytes) -> bytes:
     return b"%b: %b\r\n" % (name, value)
 
 
+def _has_length(headers: Any) -> bool:
+    """Of a stream the head goes out at once: what follows it may take its time."""
+    return any(name == b"content-length" for name, _ in headers)
+
+
 _COPIED_BYTES = 64 * 1024  # copying more costs more than the syscall
 _constant_line = lru_cache(maxsize=256)(_line)
 
@@ -48,7 +53,7 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         """A piece of the answer, as ASGI has it."""
-        if message["type"] == "http.response.start" and not self.response_started:
+        if message["type"] == "http.response.start" and not self.response_started and _has_length(message["headers"]):
             self._start = message
             return
         start, self._start = self._start, None

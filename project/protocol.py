@@ -20,7 +20,7 @@ from project.answering import Cycle
 from project.errors import Problem
 from project.load import Load
 
-ANSWERED_WITHIN_S = 10.0  # more than any answer takes
+ANSWERED_WITHIN_S = 660.0  # more than any answer takes: a batch has ten minutes
 # Who was refused for too much load is not read for a moment: a client that asks again at once, whatever Retry-After
 # says, would otherwise take the time that the others' requests need (docs/decisions/0012-overload.md).
 UNREAD_S = 0.3

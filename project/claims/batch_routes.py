@@ -7,10 +7,11 @@ does not take its answer, no further slice is (docs/decisions/0019-batch.md).
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar, TypeVarTuple
 from uuid import UUID
 
@@ -149,7 +150,14 @@ class BatchRoutes:
         being stored already.
         """
         storing: deque[asyncio.Task[bytes]] = deque()
-        while not (batch.is_through or self._is_over(batch)) and (task := await self._take(batch)) is not None:
+        while not (batch.is_through or self._is_over(batch)):
+            async with _waited_for(self._take(batch)) as taking:
+                while not taking.done():
+                    await asyncio.wait([taking, *islice(storing, 1)], return_when=asyncio.FIRST_COMPLETED)
+                    if storing and storing[0].done():  # told at once, though the next slice's turn may be far
+                        yield storing.popleft().result()
+            if (task := taking.result()) is None:
+                break
             storing.append(task)
             while storing and (storing[0].done() or len(storing) > SLICES_AHEAD):
                 yield await _result(storing.popleft())
@@ -270,6 +278,16 @@ class _Answer(StreamingResponse):
         finally:
             with self._held:
                 await self._rows.aclose()  # a client that is gone leaves it in the middle of its work
+
+
+@asynccontextmanager
+async def _waited_for(work: Coroutine[None, None, T]) -> AsyncGenerator[asyncio.Task[T]]:
+    """The work as a task, which ends with the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
 
 
 async def _result(task: asyncio.Task[bytes]) -> bytes:

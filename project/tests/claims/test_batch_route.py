@@ -1,5 +1,6 @@
 """POST /claims/batch over real HTTP: every kind of row, keys, limits, and what happens when something goes away."""
 
+import asyncio
 import gzip
 import json
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import httpx2
 import pytest
 
@@ -279,6 +281,18 @@ def test_a_batch_that_is_stopped_and_killed_is_finished_by_repeats(serve: Run, d
     ids = {row["id"] for row in rows if row["status"] == 201}
     assert stored_ids(database_url) == ids
     assert len(ids) == FIRST + LAST
+
+
+def test_the_answer_begins_before_the_first_row_is_stored(serve: Run, database_url: str) -> None:
+    with serve() as service, asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(database_url))
+        runner.run(connection.execute("BEGIN; LOCK TABLE claim"))
+        with service.http.stream("POST", "/claims/batch", content=batch([line()]), headers=NDJSON) as answer:
+            assert answer.status_code == 200
+            runner.run(connection.execute("ROLLBACK"))
+            [row] = [json.loads(told) for told in answer.iter_lines()]
+        runner.run(connection.close())
+    assert stored_ids(database_url) == {row["id"]}
 
 
 def test_a_database_that_goes_away_is_told_to_all_rows_at_once_and_a_repeat_stores_them(
