@@ -22,6 +22,7 @@ from project.telemetry.logs import where
 _log = structlog.get_logger("limiter")
 SCOPE = "claim_process:top-provider"
 MOST_REMEMBERED = 10_000
+REMEMBERED_S = 5.0  # a Redis that has forgotten a window, after a restart, is asked again after that
 
 
 class Limiter:
@@ -29,7 +30,7 @@ class Limiter:
 
     Two things keep Redis, whose client takes 80 us for a question, out of most requests (bench: top-provider, 429):
     requests of one client that come while it is being asked about are counted together by the next question; and a
-    client that was refused is refused until its window ends, which no answer could change.
+    client that was refused is refused for REMEMBERED_S more, within its window.
     """
 
     def __init__(self, redis: Redis, rate: Rate) -> None:
@@ -37,12 +38,12 @@ class Limiter:
         self._rate = rate
         self._waiting: dict[str, list[asyncio.Future[RateLimitResult | None]]] = {}  # of clients being asked about
         self._asking: set[asyncio.Task[None]] = set()
-        self._refused_until: dict[str, float] = {}
+        self._refused: dict[str, tuple[float, float]] = {}  # until when we know, and the window's end
 
     async def admit(self, identity: str) -> dict[str, str]:
         """Counts a request and gives the RateLimit headers of its answer; over the limit it raises a 429 Problem."""
-        if (left := self._refused_for(identity)) > 0:
-            raise self._refusal(math.ceil(left))
+        if (reset_after_s := self._refused_for(identity)) > 0:
+            raise self._refusal(reset_after_s)
         counted = await self._counted(identity)
         if counted is None:
             _log.warning("limiter_away")
@@ -70,15 +71,18 @@ class Limiter:
             headers={**self._headers(0, reset_after_s), "Retry-After": str(reset_after_s)},
         )
 
-    def _refused_for(self, identity: str) -> float:
-        """Seconds for which this client is refused, as far as this process knows."""
-        until = self._refused_until.get(identity)
-        return 0.0 if until is None else until - asyncio.get_running_loop().time()
+    def _refused_for(self, identity: str) -> int:
+        """Seconds until this client's window ends, if it is certainly refused; else 0."""
+        known_until, window_end = self._refused.get(identity, (0.0, 0.0))
+        now = asyncio.get_running_loop().time()
+        return math.ceil(window_end - now) if now < known_until else 0
 
     def _remember(self, identity: str, reset_after_s: int) -> None:
-        if len(self._refused_until) >= MOST_REMEMBERED:
-            self._refused_until.clear()  # then they are asked about again
-        self._refused_until[identity] = asyncio.get_running_loop().time() + reset_after_s
+        """`reset_after_s` is rounded up, so its last second may be one of the next window."""
+        if len(self._refused) >= MOST_REMEMBERED:
+            self._refused.clear()  # then they are asked about again
+        now = asyncio.get_running_loop().time()
+        self._refused[identity] = now + min(reset_after_s - 1, REMEMBERED_S), now + reset_after_s
 
     async def _counted(self, identity: str) -> RateLimitResult | None:
         """What the count came to; None when Redis does not say."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import asyncpg
 import httpx2
 import pytest
+import redis
 
 from project.engines.places import Places
 from project.tests.conftest import Run
@@ -124,6 +125,16 @@ def test_of_many_at_once_so_many_pass_as_may_and_who_was_refused_stays_so(databa
             refused = service.http.get("/top-provider")
             assert refused.status_code == 429
             assert 0 < int(refused.headers["retry-after"]) <= 60
+
+
+def test_a_redis_that_has_forgotten_is_asked_again_soon(serve: Run, redis_url: str) -> None:
+    with serve(TOP_PROVIDER_RATE_LIMIT="1/hour") as service:
+        answers = [service.http.get("/top-provider") for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 429, 429]
+        assert all(3500 < int(answer.headers["retry-after"]) <= 3600 for answer in answers[1:])
+        with redis.Redis.from_url(redis_url) as client:
+            client.flushdb()
+        wait_until(lambda: service.http.get("/top-provider").status_code == 200, "Redis is asked again")
 
 
 def test_another_client_is_not_affected(serve: Run) -> None:
