@@ -83,8 +83,9 @@ async def run_again_and_again(engine: AsyncEngine) -> None:
 async def connect_and_run() -> None:
     """Over connections of its own, without a time limit: a migration takes as long as it takes.
 
-    The lock has a connection to itself, since a migration with an autocommit block ends its transaction. It is tried and
-    not awaited: who waits in a statement holds a snapshot, which an index that is made concurrently would wait for.
+    The lock has a connection to itself, since a migration with an autocommit block ends its transaction. It is tried
+    and not awaited, by `execute`: who waits in a statement, and who has more of its rows to fetch, holds a snapshot,
+    which an index that is made concurrently would wait for.
     """
     url = context.config.attributes.get("database_url") or database_url(load().storage)
     engine = create_patient_engine(url)
@@ -92,7 +93,8 @@ async def connect_and_run() -> None:
     try:
         async with guard.transaction():
             await guard.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-            while not await guard.fetchval(f"SELECT pg_try_advisory_xact_lock({MIGRATION_LOCK})"):
+            take = f"SELECT WHERE pg_try_advisory_xact_lock({MIGRATION_LOCK})"
+            while await guard.execute(take) == "SELECT 0":  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
             await run_again_and_again(engine)
     finally:
