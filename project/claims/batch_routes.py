@@ -2,7 +2,7 @@
 
 The body is read whole. Then its rows are taken a slice at a time: read beside the event loop, handed to the ledger,
 answered in order. While a slice is being stored the next is read, as far as there is room (`room`); while the client
-does not take its answer, no further slice is (docs/decisions/0019-batch.md).
+does not take its answer, one further slice is at most (docs/decisions/0019-batch.md).
 """
 
 import asyncio

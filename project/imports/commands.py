@@ -32,7 +32,7 @@ Refused = Annotated[
     Path | None,
     typer.Option(help="where refused claims go, for one FILE; else FILE.refused.ndjson", show_default=False),
 ]
-Again = Annotated[bool, typer.Option("--again", help="from the top, whatever was imported before")]
+Again = Annotated[bool, typer.Option("--again", help="once more from the top; if interrupted, it goes on")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, a row for each file")]
 
 
